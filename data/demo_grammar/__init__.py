@@ -1,0 +1,1 @@
+"""The grammar of the demo corpus: words, their inflection, clauses, and sentence patterns."""

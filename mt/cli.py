@@ -1,0 +1,333 @@
+"""The command line: every command and flag.
+
+A command reads flags, builds a request and calls one pipeline, which it imports then, so that `mt --help` loads no
+torch.  Here alone errors become messages and exit codes, and here alone results are printed.
+"""
+
+import json
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mt import __version__
+from mt.errors import ConfigError, ExitCode, Interrupted, MTError
+
+STARTED = time.monotonic()  # the minutes of --max-minutes begin here
+
+app = typer.Typer(
+    name="mt",
+    help="Train, run and judge your own translation models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+tokenizer_app = typer.Typer(
+    help="Train a SentencePiece tokenizer; turn text into pieces and back.", no_args_is_help=True
+)
+app.add_typer(tokenizer_app, name="tokenizer")
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, tf32 or bf16.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads of the CPU; 0: all that the process may use.")]
+Models = Annotated[list[Path], typer.Option(help="Run folder; several are an ensemble.")]
+Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses followed per sentence; 1: greedy.")]
+LengthPenalty = Annotated[
+    float | None, typer.Option(help="Rank by log-probability / length^this; not given: the run's own.")
+]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Sentences x longest source in a batch.")]
+
+
+def version(value: bool) -> None:
+    if value:
+        print(f"mt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train, run and judge your own translation models."""
+    STATE.update(quiet=quiet, debug=debug)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler], force=True)
+
+
+STATE = {"quiet": False, "debug": False}
+
+
+class LineFormatter(logging.Formatter):
+    """Information as it is; warnings say that they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        return message if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {message}"
+
+
+def one_of(value: str, choices: tuple[str, ...], flag: str) -> str:
+    if value not in choices:
+        raise ConfigError(f"{flag} {value} is none of {', '.join(choices)}")
+    return value
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    files: Annotated[list[Path], typer.Argument(help="Text files (plain, .gz, .zst), read one after another.")],
+    vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=1, help="Number of pieces.")],
+    output: Annotated[Path, typer.Option(help="Write PREFIX.model and PREFIX.vocab.")],
+    type: Annotated[str, typer.Option(help="unigram or bpe.")] = "unigram",
+) -> None:
+    """Train a tokenizer on FILES."""
+    from mt.pipelines.tokenize import train_files
+
+    train_files(files, one_of(type, ("unigram", "bpe"), "--type"), vocabulary_size, output)
+
+
+@tokenizer_app.command("encode")
+def tokenizer_encode(model: Annotated[Path, typer.Option(help="A .model file.")]) -> None:
+    """Read text on standard input, write its pieces, separated by spaces."""
+    from mt.pipelines.tokenize import encode_lines
+
+    encode_lines(model, sys.stdin.buffer)
+
+
+@tokenizer_app.command("decode")
+def tokenizer_decode(model: Annotated[Path, typer.Option(help="A .model file.")]) -> None:
+    """Read pieces on standard input, write the text that they stand for."""
+    from mt.pipelines.tokenize import decode_pieces
+
+    decode_pieces(model, sys.stdin.buffer)
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option(help="Run folder, made or continued.")],
+    train: Annotated[tuple[Path, Path] | None, typer.Option(metavar="SOURCE TARGET", help="Training text.")] = None,
+    valid: Annotated[tuple[Path, Path] | None, typer.Option(metavar="SOURCE TARGET", help="Validation text.")] = None,
+    source_language: Annotated[str, typer.Option("--source-lang", help="ISO 639 code; else the file's suffix.")] = "",
+    target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; else the file's suffix.")] = "",
+    config: Annotated[Path | None, typer.Option(help="Recipe in TOML, such as another run's run.toml.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Model size: auto, tiny, small, base or big.")] = None,
+    vocabulary_size: Annotated[
+        int | None, typer.Option("--vocab-size", min=1, help="Pieces of the tokenizer, of each when they are two.")
+    ] = None,
+    tokenizer: Annotated[
+        list[Path] | None, typer.Option(help="SentencePiece model to use; twice: source, then target.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(min=0, help="End the whole command in so many minutes.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same machine: the same model.")] = None,
+    start_from: Annotated[Path | None, typer.Option("--from", help="Start from this run's weights.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of encoded text; may be shared between runs.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder first.")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print all settings as TOML and exit.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of --show-config.")
+    ] = None,
+) -> None:
+    """Train a model on two aligned text files; run again, it goes on where it stopped.
+
+    Precedence: defaults < --config < flags < --set.
+    """
+    from mt.pipelines.recipe import Settings
+    from mt.pipelines.train import TrainRequest
+    from mt.pipelines.train import train as train_run
+    from mt.settings import parse_assignment, read_toml
+
+    settings = Settings()
+    if config:
+        settings.add(read_toml(config), str(config))
+    flags: dict[str, dict[str, Any]] = {
+        "tokenizer": {"files": [str(path) for path in tokenizer or []], "vocabulary_size": vocabulary_size},
+        "data": {
+            "train": pair_of_files(train),
+            "valid": pair_of_files(valid),
+            "source_language": source_language,
+            "target_language": target_language,
+            "cache": str(cache) if cache else None,
+        },
+        "model": {"preset": preset},
+        "training": {
+            "max_steps": max_steps,
+            "max_minutes": max_minutes,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+            "seed": seed,
+        },
+    }
+    given = {
+        section: {key: value for key, value in values.items() if value not in (None, "", [])}
+        for section, values in flags.items()
+    }
+    settings.add(given, "command line")
+    for assignment in assignments or []:
+        section, key, value = parse_assignment(assignment)
+        settings.add({section: {key: value}}, "--set")
+    if show_config:
+        print(settings.as_text(), end="")
+        return
+    train_run(
+        TrainRequest(
+            output=output,
+            settings=settings,
+            overwrite=overwrite,
+            start_from=start_from,
+            quiet=STATE["quiet"],
+            started=STARTED,
+        )
+    )
+
+
+@app.command()
+def translate(
+    model: Models,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Text files (plain, .gz, .zst); none: standard input.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write here, through FILE.partial; else standard output.")] = None,
+    beam: Beam = None,
+    nbest: Annotated[int, typer.Option(min=1, help="Hypotheses returned per line; needs --format jsonl.")] = 1,
+    length_penalty: LengthPenalty = None,
+    batch_tokens: BatchTokens = None,
+    form: Annotated[str, typer.Option("--format", help="text or jsonl.")] = "text",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Translate FILES, one sentence a line, to as many lines in the same order."""
+    one_of(form, ("text", "jsonl"), "--format")
+    from mt.pipelines.translate import SearchRequest
+    from mt.pipelines.translate import translate as translate_files
+
+    request = SearchRequest(
+        models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, batch_tokens=batch_tokens,
+        device=device, precision=precision, threads=threads,
+    )  # fmt: skip
+    translate_files(request, files or [], output, form)
+
+
+@app.command()
+def evaluate(
+    reference: Annotated[Path, typer.Option(help="Reference translations, a line each.")],
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Run folder that translates --source; several are an ensemble.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Text to translate with --model.")] = None,
+    hypothesis: Annotated[
+        list[Path] | None, typer.Option(help="Translations to score; twice: the second is compared with the first.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations of --model here.")] = None,
+    target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; chooses BLEU's tokenizer.")] = "",
+    bleu_tokenize: Annotated[str | None, typer.Option(help="BLEU's tokenizer by sacreBLEU's name.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    beam: Beam = None,
+    length_penalty: LengthPenalty = None,
+    batch_tokens: BatchTokens = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Score a model, or translations that exist, by sacreBLEU's BLEU, chrF2 and TER."""
+    one_of(form, ("text", "json"), "--format")
+    if bool(model) == bool(hypothesis) or bool(model) != bool(source):
+        raise ConfigError(
+            "give either --model with --source, or --hypothesis", "what is scored is a model or a file of translations"
+        )
+    from mt.pipelines.evaluate import evaluate_model, score_files
+    from mt.pipelines.translate import SearchRequest
+
+    if model and source:
+        request = SearchRequest(
+            models=model, beam=beam, length_penalty=length_penalty, batch_tokens=batch_tokens,
+            device=device, precision=precision, threads=threads,
+        )  # fmt: skip
+        evaluation = evaluate_model(
+            request, source, reference, output, target_language=target_language, bleu_tokenize=bleu_tokenize
+        )
+    else:
+        evaluation = score_files(
+            hypothesis or [], reference, target_language=target_language, bleu_tokenize=bleu_tokenize
+        )
+    print_result(evaluation.as_record() if form == "json" else evaluation.as_text())
+
+
+@app.command()
+def info(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    form: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Say what a run folder holds: model, languages, tokenizers, training so far, where it comes from."""
+    one_of(form, ("text", "json"), "--format")
+    from mt.pipelines.inspect import describe, describe_as_text
+
+    record = describe(run)
+    print_result(record if form == "json" else describe_as_text(record))
+
+
+@app.command()
+def average(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    last: Annotated[int, typer.Option(min=1, help="How many of the last checkpoints.")],
+    output: Annotated[Path, typer.Option(help="Run folder to write.")],
+) -> None:
+    """Write a run folder whose weights are the mean of a run's last checkpoints."""
+    from mt.pipelines.inspect import average_last
+
+    steps = average_last(run, last, output)
+    logging.getLogger(__name__).info("%s holds the average of steps %s", output, ", ".join(f"{s:,}" for s in steps))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Run folder, made or continued.")] = Path("runs/demo"),
+) -> None:
+    """Train on the bundled English-German corpus, translate, and score: a first look in four minutes."""
+    from mt.pipelines.demo import demo as run_demo
+
+    print_result(run_demo(output, started=STARTED, quiet=STATE["quiet"]))
+
+
+def print_result(result: dict[str, Any] | str) -> None:
+    """Results go to standard output, records as JSON."""
+    print(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def pair_of_files(paths: tuple[Path, Path] | None) -> list[dict[str, str]]:
+    return [{"source": str(paths[0]), "target": str(paths[1])}] if paths else []
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted("stopped")
+
+
+def main() -> NoReturn:
+    """Run the command line; every error that a user can make ends here as a message and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        app()
+    except MTError as error:
+        if STATE["debug"]:
+            logging.getLogger(__name__).exception("traceback")
+        label = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{label}{error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint:  {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(ExitCode.DONE)

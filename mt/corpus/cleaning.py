@@ -1,0 +1,273 @@
+"""The check of parallel text: which pairs are worth training on, what is odd about the rest, and what to hold out.
+
+Reads the pairs once and keeps numbers, never text: about 75 bytes a pair at most, 17 in the report.  It repairs
+nothing.  Lines are counted from 1 where people read them, rows from 0 in arrays.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mt.corpus.alignment import find_misalignment
+from mt.corpus.parallel import CorpusFiles, Pair, read_pairs
+from mt.errors import ConfigError, DataError
+
+Mask = NDArray[np.bool_]  # one for each line: does the rule apply
+Floats = NDArray[np.float64]
+
+CHUNK_PAIRS = 8_192  # measured at once; the only text in memory
+EXAMPLES = 3  # shown of each rule
+CLIPPED_CHARACTERS = 28  # of an example, so that a source and a target fit a terminal beside the counts
+MANY_IDENTICAL = 0.2  # of all pairs; names and numbers seldom come to a tenth
+FEWEST_TO_SPLIT = 10  # pairs; with fewer, one held-out pair is a tenth of the corpus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleaningRules:
+    """What makes a pair unfit for training.  White space only, or a repetition, always does."""
+
+    max_characters: int = 5_000  # of either side: a document on one line; a limit in tokens follows at encoding
+    max_length_ratio: float = 4.0  # see `length_ratios`; drops 5 of 174,000 pairs in Multi30k, all of them junk
+
+    def __post_init__(self) -> None:
+        if self.max_characters < 1:
+            raise ConfigError(f"max_characters is {self.max_characters}", "a line has at least one character")
+        if not self.max_length_ratio > 1:
+            raise ConfigError(f"max_length_ratio is {self.max_length_ratio:g}", "a ratio is above 1")
+
+
+class Example(NamedTuple):
+    line: int
+    source: str  # clipped and printable; empty until `with_texts`
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """How many pairs a rule applies to.  A pair is counted under the first rule that drops it."""
+
+    rule: str
+    count: int
+    dropped: bool
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What the check found.  Words (by white space) and characters are those of the kept pairs."""
+
+    findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+    kept: Mask  # one for each line
+    source_hashes: NDArray[np.uint64]  # one for each line, of its exact text
+    target_hashes: NDArray[np.uint64]
+    source_words: int
+    target_words: int
+    source_characters: int
+    target_characters: int
+
+    @property
+    def pairs_read(self) -> int:
+        return len(self.kept)
+
+    @property
+    def pairs_kept(self) -> int:
+        return int(self.kept.sum())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """How many of the kept validation pairs, and of their sources, also stand in the kept training pairs."""
+
+    pairs: int
+    sources: int
+    of: int
+
+
+class Side(NamedTuple):
+    """The source or target column in numbers, one of each kind for each line."""
+
+    hashes: NDArray[np.uint64]
+    characters: NDArray[np.uint32]
+    words: NDArray[np.uint32]
+
+
+def check_files(files: CorpusFiles, rules: CleaningRules) -> Report:
+    """`check_pairs` of a corpus, with its examples quoted; raises `DataError` as `read_pairs` does."""
+    return with_texts(check_pairs(read_pairs(files), rules), read_pairs(files))
+
+
+def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
+    """Judge every pair; the report's examples have line numbers but no text yet."""
+    source, target = measure_pairs(pairs)
+    empty = (source.words == 0) | (target.words == 0)
+    judged = {
+        "empty": empty,
+        "over-long": np.maximum(source.characters, target.characters) > rules.max_characters,
+        "odd ratio": length_ratios(source.characters, target.characters, ~empty) > rules.max_length_ratio,
+        "duplicate": repeated(pair_hashes(source.hashes, target.hashes)),
+    }
+    kept = np.ones(len(empty), dtype=bool)
+    findings = []
+    for rule, mask in judged.items():
+        findings.append(finding_of(rule, mask & kept, dropped=True))
+        kept &= ~mask
+    identical = finding_of("identical", (source.hashes == target.hashes) & kept, dropped=False)
+    return Report(
+        findings=(*findings, identical),
+        warnings=tuple(warnings(source, target, identical.count, int(kept.sum()))),
+        kept=kept,
+        source_hashes=source.hashes,
+        target_hashes=target.hashes,
+        source_words=int(source.words[kept].sum()),
+        target_words=int(target.words[kept].sum()),
+        source_characters=int(source.characters[kept].sum()),
+        target_characters=int(target.characters[kept].sum()),
+    )
+
+
+def measure_pairs(pairs: Iterable[Pair]) -> tuple[Side, Side]:
+    sources, targets = Columns(), Columns()
+    remaining = iter(pairs)
+    while chunk := list(islice(remaining, CHUNK_PAIRS)):
+        source_lines, target_lines = zip(*chunk, strict=True)
+        sources.extend(source_lines)
+        targets.extend(target_lines)
+    return sources.side(), targets.side()
+
+
+class Columns:
+    """A `Side` that grows in place."""
+
+    def __init__(self) -> None:
+        self.hashes, self.characters, self.words = array("Q"), array("I"), array("I")
+
+    def extend(self, lines: Sequence[str]) -> None:
+        # Python's own hash differs between processes.  With 64 bits, two of a billion lines collide once in 40 corpora.
+        self.hashes.frombytes(b"".join([blake2b(line.encode(), digest_size=8).digest() for line in lines]))
+        self.characters.extend(map(len, lines))
+        self.words.extend(map(len, map(str.split, lines)))
+
+    def side(self) -> Side:
+        return Side(np.asarray(self.hashes), np.asarray(self.characters), np.asarray(self.words))
+
+
+def pair_hashes(sources: NDArray[np.uint64], targets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return sources * np.uint64(0x9E3779B97F4A7C15) + targets  # odd, so that (a, b) and (b, a) differ
+
+
+def repeated(hashes: NDArray[np.uint64]) -> Mask:
+    """True for every occurrence of a value after its first."""
+    order = np.argsort(hashes, kind="stable")
+    mask = np.zeros(len(hashes), dtype=bool)
+    mask[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    return mask
+
+
+def length_ratios(source: NDArray[np.uint32], target: NDArray[np.uint32], usable: Mask) -> Floats:
+    """How many times longer one side is than the other, in characters; 1 is what is usual in this corpus.
+
+    Lengths are compared after scaling by the corpus's median ratio (Chinese needs a third of English's characters),
+    and with 15 characters added to both, since short lines vary more: `OK` may well become `In Ordnung`.
+    """
+    if not usable.any():
+        return np.ones(len(source))
+    root = np.sqrt(np.median(source[usable] / target[usable]))
+    ratios = (source / root + 15) / (target * root + 15)
+    return np.maximum(ratios, 1 / ratios)
+
+
+def finding_of(rule: str, mask: Mask, *, dropped: bool) -> Finding:
+    rows = np.flatnonzero(mask)
+    examples = tuple(Example(int(row) + 1, "", "") for row in rows[:EXAMPLES])
+    return Finding(rule=rule, count=len(rows), dropped=dropped, examples=examples)
+
+
+def warnings(source: Side, target: Side, identical: int, kept: int) -> Iterator[str]:
+    if identical > MANY_IDENTICAL * kept:
+        yield (
+            f"{identical:,} of {kept:,} pairs have a target equal to their source: are they translated, and are the two"
+            " files different ones?"
+        )
+    if misalignment := find_misalignment(np.log1p(source.characters), np.log1p(target.characters)):
+        yield str(misalignment)
+
+
+def with_texts(report: Report, pairs: Iterable[Pair]) -> Report:
+    """The report with its examples quoted from `pairs`, read no further than the last one."""
+    lines = {example.line for finding in report.findings for example in finding.examples}
+    read = enumerate(islice(pairs, max(lines, default=0)), 1)
+    texts = {line: Example(line, *map(clipped, pair)) for line, pair in read if line in lines}
+    findings = (
+        replace(finding, examples=tuple(texts[example.line] for example in finding.examples))
+        for finding in report.findings
+    )
+    return replace(report, findings=tuple(findings))
+
+
+def clipped(text: str) -> str:
+    text = text if len(text) <= CLIPPED_CHARACTERS else text[: CLIPPED_CHARACTERS - 1] + "…"
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def overlap(train: Iterable[Report], valid: Report) -> Overlap:
+    """How much of the validation text the model has seen: what it scores there is memory, not translation."""
+    pairs, sources = np.zeros((2, valid.pairs_kept), dtype=bool)
+    valid_pairs = pair_hashes(valid.source_hashes, valid.target_hashes)[valid.kept]
+    for report in train:
+        pairs |= np.isin(valid_pairs, pair_hashes(report.source_hashes, report.target_hashes)[report.kept])
+        sources |= np.isin(valid.source_hashes[valid.kept], report.source_hashes[report.kept])
+    return Overlap(pairs=int(pairs.sum()), sources=int(sources.sum()), of=valid.pairs_kept)
+
+
+def hold_out(report: Report, *, seed: int, fraction: float = 0.02, most: int = 2_000) -> NDArray[np.int64]:
+    """Rows to validate on, in order: a random `fraction` of the kept pairs, at least one and at most `most`.
+
+    None shares its source or its target with another kept pair, so that nothing validated on is trained on.  Raises
+    `DataError` when the corpus is too small, or has no such pairs.
+    """
+    kept = np.flatnonzero(report.kept)
+    candidates = kept[unique(report.source_hashes[kept]) & unique(report.target_hashes[kept])]
+    if len(kept) < FEWEST_TO_SPLIT:
+        problem = f"{len(kept)} usable pairs are too few to hold some out for validation"
+    elif len(candidates) == 0:
+        problem = "no pair can be held out for validation: each shares its source or its target with another"
+    else:
+        count = min(len(candidates), most, max(1, round(fraction * len(kept))))
+        return np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))
+    raise DataError(problem, "name other text to validate on: --valid SOURCE TARGET")
+
+
+def unique(values: NDArray[np.uint64]) -> Mask:
+    """True for every value that occurs once."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[where] == 1
+
+
+def report_lines(report: Report, shared: Overlap | None = None) -> list[str]:
+    """The report as aligned text: a line for each rule, with the lines of the first examples and the text of one."""
+    lines = [f"{report.pairs_read:,} pairs read"]
+    width = len(f"{report.pairs_read:,}")
+    for finding in report.findings:
+        verdict = "dropped" if finding.dropped else "kept"
+        row = f"  {finding.rule:<9}  {finding.count:>{width},}  {verdict:<7}"
+        if finding.examples:
+            numbers = ", ".join(str(example.line) for example in finding.examples)
+            first = finding.examples[0]
+            row += f"  {'lines' if finding.count > 1 else 'line'} {numbers}: {first.source} │ {first.target}"
+        lines.append(row.rstrip())
+    lines.append(
+        f"{report.pairs_kept:,} pairs kept: {report.source_words:,} source words, {report.target_words:,} target words"
+    )
+    if shared is not None:
+        lines.append(
+            f"{shared.pairs:,} of {shared.of:,} validation pairs, and {shared.sources:,} of their sources,"
+            " also stand in the training text"
+        )
+    return lines

@@ -1,0 +1,247 @@
+"""Beam search over any model with `encode` and `decode`.
+
+Knows token ids and log-probabilities; nothing of text, tokenizers, or which model is behind `decode`.  Scores are
+log-probabilities in nats: larger is better.  A hypothesis is ranked by log-probability / length**length_penalty, its
+`</s>` counted.  What a sentence gets depends on the sentence alone, never on what stands beside it in the batch.
+
+Shapes: B sentences, K beams, N = B*K rows, S source length, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mt.errors import ConfigError
+from mt.model.cache import DecoderState
+from mt.model.transformer import Transformer
+
+ASK_EVERY = {"cpu": 1, "cuda": 8}  # steps between the questions whether sentences have finished, each a sync
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """How translations are looked for; a run folder's decoding defaults."""
+
+    beam: int = 5  # hypotheses followed per sentence; 1 is greedy search
+    length_penalty: float = 1.0  # rank by log-probability / length**this; 0: by log-probability
+    nbest: int = 1  # hypotheses returned per sentence
+    max_length_ratio: float = 2.0  # a translation has at most ratio * source tokens + offset tokens
+    max_length_offset: int = 10
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise ConfigError(f"beam {self.beam} is below 1")
+        if not 1 <= self.nbest <= self.beam:
+            raise ConfigError(
+                f"{self.nbest} best hypotheses of {self.beam} beams cannot be returned",
+                f"choose a --beam of at least {self.nbest} and an --nbest of at least 1",
+            )
+        if self.length_penalty < 0:
+            raise ConfigError(f"length penalty {self.length_penalty} is negative")
+
+    def max_target_tokens(self, source_tokens: int) -> int:
+        """The longest translation, `</s>` included, of a sentence of so many tokens, `</s>` included."""
+        return int(self.max_length_ratio * source_tokens) + self.max_length_offset
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """Target ids without `</s>`, the sum of log-probabilities of these and `</s>`, and the score it is ranked by."""
+
+    ids: list[int]
+    score: float
+    normalized_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What every step obeys: ids that end, ids never produced, the length penalty, and each sentence's limit."""
+
+    eos: int
+    forbidden: Tensor  # ids
+    length_penalty: float
+    limits: Tensor  # (B,) most target tokens, </s> included
+    shortest_limit: int  # the least of them, known without asking the device
+
+    def select(self, sentences: Tensor) -> "Rules":
+        return replace(self, limits=self.limits[sentences])
+
+
+@dataclass(frozen=True, slots=True)
+class Beams:
+    """Where a search stands: K live hypotheses and the K best ended ones of each sentence.
+
+    `parents` are beams of the step before.  An ended hypothesis is found again by its length and its last parent.
+    """
+
+    scores: Tensor  # (B, K) log-probabilities of the live; -inf where none is
+    tokens: Tensor  # (B, K) their last tokens
+    parents: Tensor  # (B, K) which beam each went on from
+    ended: Tensor  # (B, K) normalized scores of the ended, best first; -inf where none is
+    ended_scores: Tensor  # (B, K) their log-probabilities
+    ended_lengths: Tensor  # (B, K) their lengths, </s> counted
+    ended_parents: Tensor  # (B, K) the beam that </s> was appended to
+
+    @classmethod
+    def start(cls, sentences: int, beams: int, bos: int, device: torch.device) -> "Beams":
+        """One live hypothesis a sentence, that is empty."""
+        nothing = torch.full((sentences, beams), -torch.inf, device=device)
+        zeros = torch.zeros((sentences, beams), dtype=torch.long, device=device)
+        scores = nothing.clone()
+        scores[:, 0] = 0.0
+        return cls(scores, zeros + bos, zeros, nothing, nothing, zeros, zeros)
+
+    def select(self, sentences: Tensor) -> "Beams":
+        return Beams(*(getattr(self, name)[sentences] for name in self.__slots__))
+
+
+def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
+    """Extend every live hypothesis of `length` tokens by one; keep the K best live and the K best ended.
+
+    `logits` is (B, K, V) and may be overwritten.  A sentence at its limit can only end.
+    """
+    B, K, V = logits.shape
+    log_norms = logits.logsumexp(-1, keepdim=True)  # (B, K, 1): the full log-softmax is never written out
+    logits[..., rules.forbidden] = -torch.inf
+    if length + 1 >= rules.shortest_limit:
+        ending = logits[..., rules.eos].clone()
+        logits = logits.masked_fill((rules.limits <= length + 1)[:, None, None], -torch.inf)
+        logits[..., rules.eos] = ending
+
+    # 2K candidates, since at most K of them can end; the best 2K of all stand among the best 2K of each beam.
+    best, tokens = logits.topk(min(2 * K, V))  # (B, K, candidates of a beam)
+    totals = (beams.scores[..., None] + (best - log_norms)).flatten(1)
+    scores, flat = totals.topk(min(2 * K, totals.size(1)))  # (B, candidates of a sentence)
+    parents = flat // best.size(-1)
+    tokens = tokens.flatten(1).gather(1, flat)
+    ends = tokens == rules.eos
+
+    live, order = scores.masked_fill(ends, -torch.inf).topk(K)
+    ends[:, K:] = False  # a hypothesis ends only where it is among the K best, as greedy search does with K = 1
+    normalized = scores.masked_fill(~ends, -torch.inf) / (length + 1) ** rules.length_penalty
+    ended, chosen = torch.cat((beams.ended, normalized), dim=1).topk(K)  # (B, K)
+
+    def pool(before: Tensor, now: Tensor) -> Tensor:
+        return torch.cat((before, now), dim=1).gather(1, chosen)
+
+    return Beams(
+        scores=live,
+        tokens=tokens.gather(1, order),
+        parents=parents.gather(1, order),
+        ended=ended,
+        ended_scores=pool(beams.ended_scores, scores),
+        ended_lengths=pool(beams.ended_lengths, torch.full_like(tokens, length + 1)),
+        ended_parents=pool(beams.ended_parents, parents),
+    )
+
+
+def settled(beams: Beams, rules: Rules, wanted: int) -> Tensor:
+    """(B,) True where K hypotheses have ended, or where no live one can still enter the `wanted` best.
+
+    Log-probabilities only fall and the penalty only grows, so no descendant of a live hypothesis can be ranked above
+    its present log-probability at the greatest length.
+    """
+    bound = beams.scores.amax(1) / rules.limits**rules.length_penalty
+    return (beams.ended[:, -1] > -torch.inf) | (bound <= beams.ended[:, wanted - 1])
+
+
+class History:
+    """The tokens and parents of all steps, from which the winners are read once, at the end."""
+
+    def __init__(self, length: int, sentences: int, beams: int, device: torch.device) -> None:
+        self.tokens = torch.empty((length, sentences, beams), dtype=torch.long, device=device)
+        self.parents = torch.empty_like(self.tokens)
+
+    def append(self, beams: Beams, position: int) -> None:
+        self.tokens[position], self.parents[position] = beams.tokens, beams.parents
+
+    def select(self, sentences: Tensor) -> None:
+        self.tokens, self.parents = self.tokens[:, sentences], self.parents[:, sentences]
+
+    def hypotheses(self, beams: Beams, sentences: Tensor, wanted: int) -> list[list[Hypothesis]]:
+        """The `wanted` best ended hypotheses of these sentences, traced back from their ends."""
+        beams = beams.select(sentences)
+        longest = int(beams.ended_lengths.max())  # sync: once per group of finished sentences
+        tokens = self.tokens[:longest, sentences].tolist()
+        parents = self.parents[:longest, sentences].tolist()
+        scores, normalized = beams.ended_scores.tolist(), beams.ended.tolist()
+        lengths, last = beams.ended_lengths.tolist(), beams.ended_parents.tolist()
+        found: list[list[Hypothesis]] = []
+        for b in range(len(sentences)):
+            found.append([])
+            for k in range(wanted):
+                if normalized[b][k] == -torch.inf:
+                    continue
+                ids, beam = [], last[b][k]
+                for position in range(lengths[b][k] - 2, -1, -1):  # the last token, </s>, is in no history
+                    ids.append(tokens[position][b][beam])
+                    beam = parents[position][b][beam]
+                found[b].append(Hypothesis(ids[::-1], scores[b][k], normalized[b][k]))
+        return found
+
+
+def next_logits(models: Sequence[Transformer], tokens: Tensor, states: Sequence[DecoderState]) -> Tensor:
+    """Float32 logits (N, V) of the next token; of several models, the logarithm of their mean probability."""
+    logits = [model.decode(tokens, state)[:, -1].float() for model, state in zip(models, states, strict=True)]
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)  # unscaled, like any logits
+
+
+@torch.inference_mode()
+def search(
+    models: Sequence[Transformer],
+    source: Tensor,
+    mask: Tensor | None,
+    limits: Sequence[int],
+    config: SearchConfig,
+    *,
+    bos: int,
+    eos: int,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """The `config.nbest` best hypotheses of each source sentence, best first.
+
+    `source` is (B, S) with `mask` True at real tokens, `limits` the most target tokens of each sentence.  Finished
+    sentences leave the batch when they are a quarter of it.
+    """
+    B, K, device = len(source), config.beam, source.device
+    states = [model.encode(source, mask).with_past(K, max(limits)) for model in models]
+    beams = Beams.start(B, K, bos, device)
+    history = History(max(limits), B, K, device)
+    rules = Rules(
+        eos=eos,
+        forbidden=torch.tensor(forbidden, dtype=torch.long, device=device),
+        length_penalty=config.length_penalty,
+        limits=torch.tensor(limits, device=device),
+        shortest_limit=min(limits),
+    )
+    results: list[list[Hypothesis]] = [[] for _ in range(B)]
+    searching = torch.arange(B)  # the sentences that the rows of the batch belong to
+
+    for length in range(max(limits)):
+        logits = next_logits(models, beams.tokens.view(-1, 1), states)  # (N, V)
+        beams = step(beams, logits.unflatten(0, (-1, K)), length, rules)
+        history.append(beams, length)
+        last = length + 1 == max(limits)
+        if last or (length + 1) % ASK_EVERY[device.type] == 0:
+            done = settled(beams, rules, config.nbest).cpu()  # sync
+            if last or int(done.sum()) * 4 >= len(done):
+                finished, rest = done.nonzero()[:, 0].to(device), (~done).nonzero()[:, 0].to(device)
+                found = history.hypotheses(beams, finished, config.nbest)
+                for sentence, hypotheses in zip(searching[done].tolist(), found, strict=True):
+                    results[sentence] = hypotheses
+                searching = searching[~done]
+                if not len(searching):
+                    break
+                beams, rules = beams.select(rest), rules.select(rest)
+                history.select(rest)
+                for state in states:
+                    state.select(rest)
+        if K > 1:  # a single beam goes on from itself
+            rows = beams.parents + torch.arange(len(beams.parents), device=device)[:, None] * K  # (B, K)
+            for state in states:
+                state.reorder(rows.flatten())
+    return results

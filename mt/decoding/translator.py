@@ -1,0 +1,124 @@
+"""Lines to translations: tokens, batches of like length, search, text.
+
+Lines are translated in windows; within a window identical lines are translated once and sentences of like length
+together.  A line of white space only gives an empty translation.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mt.corpus.batching import pad_rows, padding_mask
+from mt.corpus.tokenizer import Tokenizer
+from mt.decoding.search import Hypothesis, SearchConfig, search
+from mt.device import Compute
+from mt.model.transformer import Transformer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """A hypothesis as text: the sum of its log-probabilities in nats, and the score it is ranked by."""
+
+    text: str
+    score: float
+    normalized_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A line and its hypotheses, best first."""
+
+    source: str
+    hypotheses: list[ScoredText]
+
+    @property
+    def text(self) -> str:
+        return self.hypotheses[0].text
+
+
+class Translator:
+    """One model, or several as an ensemble, with their tokenizers, ready to translate lines."""
+
+    def __init__(
+        self,
+        models: Sequence[Transformer],
+        tokenizers: tuple[Tokenizer, Tokenizer],
+        config: SearchConfig,
+        compute: Compute,
+        *,
+        batch_tokens: int = 4096,
+        threads: int = 1,
+    ) -> None:
+        self.models = models
+        self.source_tokenizer, self.target_tokenizer = tokenizers
+        self.config = config
+        self.compute = compute
+        self.batch_tokens = batch_tokens  # sentences x longest source, in a batch
+        self.threads = threads
+        self.max_positions = min(model.config.max_positions for model in models)
+
+    def translate(self, lines: Sequence[str], first_number: int = 1) -> list[Translation]:
+        """The translation of each line, in order; warnings count lines from `first_number`."""
+        number_of: dict[str, int] = {}
+        for number, line in enumerate(lines, first_number):
+            if line.strip():
+                number_of.setdefault(line, number)
+        texts = list(number_of)
+        encoded = self.source_tokenizer.encode(texts, self.threads)
+        sentences = [self.fit(ids, number_of[text]) for text, ids in zip(texts, encoded, strict=True)]
+        found: dict[str, list[ScoredText]] = {}
+        for batch in self.batches(sentences):
+            for i, hypotheses in zip(batch, self.search([sentences[i] for i in batch]), strict=True):
+                found[texts[i]] = hypotheses
+        nothing = [ScoredText("", 0.0, 0.0)]
+        return [Translation(line, found.get(line, nothing)) for line in lines]
+
+    def fit(self, ids: list[int], number: int) -> list[int]:
+        """A source sentence ended by `</s>`, cut to the positions that the model has."""
+        if len(ids) >= self.max_positions:
+            logger.warning(
+                "line %s has %s tokens; the model reads %s: the rest is left untranslated",
+                f"{number:,}",
+                f"{len(ids):,}",
+                f"{self.max_positions - 1:,}",
+            )
+        return [*ids[: self.max_positions - 1], self.source_tokenizer.specials.eos]
+
+    def batches(self, sentences: list[list[int]]) -> Iterator[list[int]]:
+        """Numbers of sentences that are searched together: the longest first, under the token budget."""
+        batch: list[int] = []
+        for i in sorted(range(len(sentences)), key=lambda i: -len(sentences[i])):
+            if batch and (len(batch) + 1) * len(sentences[batch[0]]) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def search(self, sentences: list[list[int]]) -> list[list[ScoredText]]:
+        """The hypotheses of a batch of source ids, as text."""
+        rows = [np.array(ids) for ids in sentences]
+        lengths = np.array([len(ids) for ids in sentences])
+        source = pad_rows(rows, self.source_tokenizer.specials.pad)  # (B, S)
+        mask = padding_mask(lengths, source.size(1))
+        limits = [min(self.config.max_target_tokens(len(ids)), self.max_positions) for ids in sentences]
+        specials, device = self.target_tokenizer.specials, self.compute.device
+        with self.compute.autocast():
+            found = search(
+                self.models,
+                source.to(device),
+                None if mask is None else mask.to(device),
+                limits,
+                self.config,
+                bos=specials.bos,
+                eos=specials.eos,
+                forbidden=sorted({specials.pad, specials.bos, specials.unk} - {specials.eos}),
+            )
+        return [[self.as_text(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
+
+    def as_text(self, hypothesis: Hypothesis) -> ScoredText:
+        return ScoredText(self.target_tokenizer.decode(hypothesis.ids), hypothesis.score, hypothesis.normalized_score)

@@ -1,0 +1,81 @@
+"""Device, precision and threads: chosen once, passed as a value.
+
+`fp32` is true float32 everywhere; `tf32` lets CUDA round the factors of float32 products; `bf16` computes products and
+attention in bfloat16 while weights, sums over tokens and the optimizer stay float32.
+"""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from mt.errors import ConfigError, DeviceError
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Where and how tensors are computed."""
+
+    device: torch.device
+    precision: str  # fp32 | tf32 | bf16
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def autocast(self) -> AbstractContextManager:
+        """A block in which products run in this precision."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def memory_gib(self) -> float:
+        """The most memory held at once so far: on the GPU, or resident in the process."""
+        if self.on_cuda:
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX), so that it is faster than float32."""
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return capabilities.startswith("AVX512") and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
+def choose(device: str, precision: str, threads: int, *, training: bool) -> Compute:
+    """Resolve `auto`, check that the choice can run here, and set the process up for it.
+
+    Training defaults to bf16 where the hardware has it; translation to fp32 on the CPU, bf16 on CUDA.
+    """
+    if device not in DEVICES:
+        raise ConfigError(f"--device {device} is none of {', '.join(DEVICES)}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision} is none of {', '.join(PRECISIONS)}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise DeviceError("no CUDA device is available here", "leave --device out, or use --device cpu")
+    if device == "auto":
+        device = "cuda" if available else "cpu"
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device == "cuda" else training and cpu_has_bfloat16()
+        precision = "bf16" if native else "fp32"
+    if precision == "tf32" and device == "cpu":
+        raise DeviceError("tf32 is a precision of CUDA devices", "use --precision fp32 on the CPU")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if threads:
+        torch.set_num_threads(threads)
+    return Compute(torch.device(device), precision)
+
+
+def usable_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

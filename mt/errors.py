@@ -1,0 +1,56 @@
+"""The mistakes a user can make, each with the exit code a script can test.
+
+Raised where the fact is known, caught once in `mt.cli`, printed as `error:` and `hint:`.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells the shell."""
+
+    DONE = 0
+    USAGE = 2
+    DATA = 3
+    MODEL = 4
+    DEVICE = 5
+    INTERRUPTED = 130
+
+
+class MTError(Exception):
+    """Something that the user can mend: `message` says what and where, `hint` what to do next."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(MTError):
+    """A flag, a configuration file or a combination of settings that cannot be run."""
+
+
+class DataError(MTError):
+    """A text file that is missing, unreadable, empty, or does not match its partner."""
+
+    exit_code = ExitCode.DATA
+
+
+class ModelError(MTError):
+    """A run folder, checkpoint or tokenizer that is missing, damaged or foreign."""
+
+    exit_code = ExitCode.MODEL
+
+
+class DeviceError(MTError):
+    """A device that is absent or out of memory."""
+
+    exit_code = ExitCode.DEVICE
+
+
+class Interrupted(MTError):
+    """The user (Ctrl-C) or the system (SIGTERM) asked the program to stop, and it stopped in order."""
+
+    exit_code = ExitCode.INTERRUPTED

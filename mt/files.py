@@ -1,0 +1,234 @@
+"""Files: text read line by line exactly, results written whole or not at all.
+
+A line ends at `\\n` and nowhere else.  A file or folder appears under its name only when it is complete and on disk.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from mt.errors import ConfigError, DataError, MTError
+
+BYTE_ORDER_MARK = "\ufeff"
+BLOCK_BYTES = 1 << 16  # of compressed text, read at once
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file for reading, decompressing `.gz` and `.zst` on the way; raises `DataError` when it cannot be."""
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder", "name a text file")
+        if path.suffix == ".gz":
+            return gzip.open(path, "rb")  # type: ignore[return-value]
+        if path.suffix == ".zst":
+            return open_zstandard(path)
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def open_zstandard(path: Path) -> BinaryIO:
+    if find_spec("zstandard") is None:
+        raise ConfigError(f"reading {path} needs the package zstandard", "pip install zstandard")
+    file = open(path, "rb")  # noqa: SIM115 (BlockReader closes it)
+    return io.BufferedReader(BlockReader(file, zstandard_blocks(file)))
+
+
+def zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Decompress a file of zstd frames, block by block.
+
+    As gzip does, and zstandard's own reader does not, it raises `EOFError` when the last frame is cut short, and
+    `OSError` when one is damaged.
+    """
+    import zstandard
+
+    compressed = file.read(BLOCK_BYTES)
+    while compressed:
+        frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        while not frame.eof:
+            if not compressed:
+                raise EOFError("compressed file ended before the end of its last frame")
+            try:
+                yield frame.decompress(compressed)
+            except zstandard.ZstdError as error:
+                raise OSError(str(error)) from error
+            compressed = frame.unused_data or file.read(BLOCK_BYTES)
+
+
+class BlockReader(io.RawIOBase):
+    """An iterator of blocks made from a file, read as a stream that closes the file."""
+
+    def __init__(self, file: BinaryIO, blocks: Iterator[bytes]) -> None:
+        self.file = file
+        self.blocks = blocks
+        self.block = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.block:
+            try:
+                self.block = memoryview(next(self.blocks))
+            except StopIteration:
+                return 0
+        count = min(len(buffer), len(self.block))
+        buffer[:count], self.block = self.block[:count], self.block[count:]
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def decode_lines(stream: Iterable[bytes], name: str, *, on_invalid: str = "stop") -> Iterator[tuple[str, bool]]:
+    """Yield (line, valid) for each line of a binary stream, without its `\\n`.
+
+    A byte-order mark is dropped at the start.  Invalid UTF-8 raises `DataError` with the line's number, or, with
+    `on_invalid="replace"`, becomes U+FFFD in a line marked as not valid.  A stream that cannot be read to its end,
+    such as a truncated .gz, raises `DataError` too.
+    """
+    number = 0
+    try:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line, valid = raw.removesuffix(b"\n").decode("utf-8"), True
+            except UnicodeDecodeError as error:
+                if on_invalid == "stop":
+                    raise DataError(
+                        f"{name}, line {number:,}: not UTF-8 ({error.reason} at byte {error.start + 1} of the line)",
+                        "convert the file, for instance with: iconv -f LATIN1 -t UTF-8",
+                    ) from error
+                line, valid = raw.removesuffix(b"\n").decode("utf-8", "replace"), False
+            yield (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line), valid
+    except (EOFError, OSError, zlib.error) as error:
+        hint = "the file may be truncated, or not of the kind that its name says"
+        raise DataError(f"cannot read {name} after line {number:,}: {error}", hint) from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file (plain, .gz, .zst); raises `DataError` with the place of what is wrong."""
+    with open_binary(path) as stream:
+        for line, _ in decode_lines(stream, str(path)):
+            yield line
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or a folder, so that what follows cannot reach the disk before it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def writing_error(path: Path, error: OSError) -> MTError:
+    return DataError(f"cannot write {path}: {error.strerror or error}", "free some space or choose another place")
+
+
+@contextmanager
+def standard_output() -> Iterator[IO[str]]:
+    """Standard output as UTF-8 lines; a reader that closes the pipe ends the block silently."""
+    try:
+        with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+    except BrokenPipeError:
+        pass
+
+
+@contextmanager
+def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Write `path` through `path.partial`: it appears under its own name complete and flushed, or not at all.
+
+    Devices and pipes (`/dev/stdout`) cannot be renamed over and are written directly.  Raises `DataError` when the
+    disk is full or the place cannot be written; `BrokenPipeError` passes through.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    written = path
+    try:
+        if path.is_file() or not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written = path.with_name(path.name + ".partial")
+        with open(written, mode, **text) as stream:  # type: ignore[call-overload]
+            yield stream
+            if written != path:
+                stream.flush()
+                os.fsync(stream.fileno())
+        if written != path:
+            os.replace(written, path)
+            flush_to_disk(path.parent)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if written != path:
+            with suppress(OSError):
+                written.unlink(missing_ok=True)
+        raise writing_error(path, error) from error
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder beside `path`, flush what is in it, rename it to `path`.
+
+    A folder already there is replaced.  A crash leaves the earlier state and a `.NAME.partial`, which the next write of
+    the same name clears away.  A folder cannot be renamed over a full one, so the earlier one steps aside first, as
+    `.NAME.earlier`; a crash just then leaves both, and the next write puts it back.  Raises `DataError` as
+    `atomic_file` does.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    earlier = path.with_name(f".{path.name}.earlier")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if earlier.exists() and not path.exists():
+            os.rename(earlier, path)
+        shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        for entry in partial.rglob("*"):
+            flush_to_disk(entry)
+        flush_to_disk(partial)
+        if path.is_dir():
+            os.rename(path, earlier)
+        os.rename(partial, path)
+        flush_to_disk(path.parent)
+        shutil.rmtree(earlier, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise writing_error(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as stream:
+        stream.write(text)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The record in a JSON file that `mt` wrote.  Raises `OSError` or `ValueError`: the caller knows what it means."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record

@@ -1,0 +1,99 @@
+"""Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2).
+
+The module owns projections; keys and values come from its caller, fresh, cached or made from the source, so that it
+knows nothing of caches.  The arithmetic is a function, the module's `kernel`, which `recording` replaces for a moment.
+
+Shapes: B sentences, K beams, N = B*K rows, T queries, S keys, E width, H heads, D = E/H.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, H, S, D)
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+
+
+def fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+    """Attention by PyTorch's fused kernels: (B, H, T, D) from (B, H, T, D), twice (B, H, S, D), bias (B, 1, 1, S)."""
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
+
+
+def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+    """softmax(Q K^T / sqrt(D) + bias): probabilities (B, H, T, S)."""
+    scores = queries @ keys.transpose(-2, -1) / queries.size(-1) ** 0.5  # (B, H, T, S)
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)  # (T, S)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores.softmax(-1)
+
+
+def explicit(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+    """What `fused` computes, written out: its slow twin."""
+    return attention_weights(queries, keys, bias, causal) @ values
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of H heads of size D between projections; `keys_values` and `forward` are called apart."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.kernel: Kernel = fused
+
+    def split(self, x: Tensor) -> Tensor:
+        """(N, T, E) -> (N, H, T, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """What `forward` attends to: (B, S, E) -> two of (B, H, S, D)."""
+        keys, values = self.key_value(x).chunk(2, dim=-1)
+        return self.split(keys), self.split(values)
+
+    def forward(self, x: Tensor, keys_values: KeysValues, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Attend from x (N, T, E) to two of (B, H, S, D): (N, T, E).
+
+        Where N = B*K, the K rows of a sentence attend to the same keys: they are laid side by side as queries, so that
+        keys and values are never copied per beam.
+        """
+        keys, values = keys_values
+        N, T, B = x.size(0), x.size(1), keys.size(0)
+        queries = self.split(self.query(x))  # (N, H, T, D)
+        if N != B:
+            queries = queries.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K*T, D)
+        y = self.kernel(queries, keys, values, bias, causal)
+        if N != B:
+            y = y.unflatten(2, (-1, T)).transpose(1, 2).flatten(0, 1)  # (N, H, T, D)
+        return self.output(y.transpose(1, 2).flatten(2))  # (N, T, E)
+
+
+@contextmanager
+def recording(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collect attention probabilities (B, H, T, S) of the forward passes made inside the block, by module name."""
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, MultiHeadAttention)}
+    kernels = {name: module.kernel for name, module in modules.items()}
+    trace: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Kernel:
+        def kernel(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+            trace[name] = attention_weights(queries, keys, bias, causal)
+            return trace[name] @ values
+
+        return kernel
+
+    try:
+        for name, module in modules.items():
+            module.kernel = recorder(name)
+        yield trace
+    finally:
+        for name, module in modules.items():
+            module.kernel = kernels[name]

@@ -1,0 +1,94 @@
+"""The sublayers of a Transformer and the two kinds of layer made of them (Vaswani et al. 2017, section 3.1).
+
+Shapes: B sentences, N rows, T target length, S source length, E width, F feed-forward width.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from mt.model.attention import KeysValues, MultiHeadAttention
+from mt.model.cache import Past
+from mt.model.config import ModelConfig
+from mt.model.dropout import Dropout
+
+
+class FeedForward(nn.Module):
+    """max(0, x W1 + b1) W2 + b2, at every position alike (section 3.3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.width, config.feed_forward)
+        self.outer = nn.Linear(config.feed_forward, config.width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, E) -> (N, T, E)."""
+        return self.outer(self.dropout(self.inner(x).relu()))
+
+
+class Residual(nn.Module):
+    """What a sublayer adds to its input, with layer norm before it (pre-norm) or after the sum (as published)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = Dropout(config.dropout)
+        self.norm_first = config.norm_first
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """(N, T, E) -> (N, T, E)."""
+        if self.norm_first:
+            return x + self.dropout(sublayer(self.norm(x)))
+        return self.norm(x + self.dropout(sublayer(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over the source, then the feed-forward network."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attention = MultiHeadAttention(config.width, config.heads)
+        self.feed_forward = FeedForward(config)
+        self.around_self_attention = Residual(config)
+        self.around_feed_forward = Residual(config)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, S, E) -> (B, S, E), with bias (B, 1, 1, S) or None."""
+
+        def look_around(y: Tensor) -> Tensor:
+            return self.self_attention(y, self.self_attention.keys_values(y), bias)
+
+        x = self.around_self_attention(x, look_around)
+        return self.around_feed_forward(x, self.feed_forward)
+
+
+class DecoderLayer(nn.Module):
+    """Masked self-attention over the target so far, cross-attention to the source, the feed-forward network."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attention = MultiHeadAttention(config.width, config.heads)
+        self.cross_attention = MultiHeadAttention(config.width, config.heads)
+        self.feed_forward = FeedForward(config)
+        self.around_self_attention = Residual(config)
+        self.around_cross_attention = Residual(config)
+        self.around_feed_forward = Residual(config)
+
+    def forward(
+        self, x: Tensor, memory: KeysValues, memory_bias: Tensor | None, past: Past | None, position: int
+    ) -> Tensor:
+        """(N, T, E) -> (N, T, E): T tokens from `position` on, after those in `past`; None: nothing comes before."""
+
+        def look_back(y: Tensor) -> Tensor:
+            keys_values = self.self_attention.keys_values(y)
+            if past is not None:
+                keys_values = past.extend(keys_values, position)
+            return self.self_attention(y, keys_values, causal=y.size(1) > 1)
+
+        def look_across(y: Tensor) -> Tensor:
+            return self.cross_attention(y, memory, memory_bias)
+
+        x = self.around_self_attention(x, look_back)
+        x = self.around_cross_attention(x, look_across)
+        return self.around_feed_forward(x, self.feed_forward)

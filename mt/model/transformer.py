@@ -1,0 +1,90 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017): ids in, logits out.
+
+`encode` returns the state that a decoder starts from; `decode` goes on from a state, over whole target sentences
+(training, where a causal kernel needs no mask because padding stands on the right) or token by token (search).
+
+Shapes: B sentences, K beams, N = B*K rows, S source length, T target length, E width, V vocabulary.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mt.model.attention import MultiHeadAttention
+from mt.model.cache import DecoderState
+from mt.model.config import ModelConfig
+from mt.model.dropout import Dropout
+from mt.model.layers import DecoderLayer, EncoderLayer
+from mt.model.positions import sinusoids
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder over embeddings tied to the output projection; see `ModelConfig` for its variations."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.target_embedding = nn.Embedding(config.target_vocabulary, config.width)
+        self.source_embedding = (
+            self.target_embedding if config.share_embeddings else nn.Embedding(config.source_vocabulary, config.width)
+        )
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        # A pre-norm stack adds up unnormalised sublayers, so it ends in a norm of its own.
+        self.encoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
+        self.dropout = Dropout(config.dropout)
+        self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
+        self.positions: Tensor
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Xavier-uniform projections, embeddings of variance 1/E, so that scaled by sqrt(E) they have variance 1."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                for half in module.key_value.weight.chunk(2):  # keys and values are two projections in one matrix
+                    nn.init.xavier_uniform_(half)
+
+    def embed(self, table: nn.Embedding, ids: Tensor, start: int) -> Tensor:
+        """ids (N, T) that stand at positions from `start` on -> (N, T, E)."""
+        x = table(ids) * self.config.width**0.5 + self.positions[start : start + ids.size(1)]  # (N, T, E)
+        return self.dropout(x)
+
+    def encode(self, source: Tensor, mask: Tensor | None = None) -> DecoderState:
+        """Read source ids (B, S), where `mask` (B, S) is True at real tokens; None: all are."""
+        bias = None
+        if mask is not None:
+            bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
+        x = self.embed(self.source_embedding, source, 0)  # (B, S, E)
+        for layer in self.encoder:
+            x = layer(x, bias)
+        x = self.encoder_norm(x)
+        layers = cast(list[DecoderLayer], list(self.decoder))
+        return DecoderState([layer.cross_attention.keys_values(x) for layer in layers], bias)
+
+    def hidden(self, ids: Tensor, state: DecoderState) -> Tensor:
+        """What the last decoder layer makes of target ids (N, T): (N, T, E).  Moves a state with a past on by T."""
+        x = self.embed(self.target_embedding, ids, state.position)  # (N, T, E)
+        for number, layer in enumerate(self.decoder):
+            past = state.past[number] if state.past else None
+            x = layer(x, state.memory[number], state.memory_bias, past, state.position)
+        if state.past:
+            state.position += ids.size(1)
+        return self.decoder_norm(x)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The projection to the vocabulary (V, E), which is the target embedding."""
+        return self.target_embedding.weight
+
+    def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
+        """Logits of the token after each of target ids (N, T): (N, T, V)."""
+        return nn.functional.linear(self.hidden(ids, state), self.output_weight)

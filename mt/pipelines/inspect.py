@@ -1,0 +1,90 @@
+"""`mt info` and `mt average`: look at a run folder, and make another from its checkpoints."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mt.errors import ModelError
+from mt.files import atomic_directory, write_json
+from mt.pipelines.run_folder import RunFolder, load_model
+from mt.training.checkpoint import Checkpoints, average, save_tensors
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a run folder holds: architecture, parameters, languages, tokenizers, training so far, provenance."""
+    run = RunFolder(path)
+    record = run.read_config()
+    checkpoints = Checkpoints(path)
+    steps = checkpoints.steps()
+    state = checkpoints.state(steps[-1]) if steps else {}
+    parameters = sum(parameter.numel() for parameter in load_model(path).model.parameters())
+    return {
+        "run": str(path),
+        "architecture": record["architecture"],
+        "parameters": parameters,
+        "languages": record["languages"],
+        "model": record["model"],
+        "tokenizer": record["tokenizer"],
+        "decoding": record["decoding"],
+        "training": {
+            "step": state.get("step"),
+            "target_tokens": state.get("target_tokens"),
+            "elapsed_seconds": state.get("elapsed_seconds"),
+            "finished": state.get("finished"),
+            "best": state.get("best"),
+            "checkpoints": steps,
+        },
+        "provenance": record["provenance"],
+    }
+
+
+def describe_as_text(record: dict[str, Any]) -> str:
+    """The same as aligned lines for people."""
+    model, training = record["model"], record["training"]
+    languages = " -> ".join(record["languages"][side] or "?" for side in ("source", "target"))
+    shape = (
+        f"{model['encoder_layers']}+{model['decoder_layers']} layers, {model['width']} wide, {model['heads']} heads, "
+        f"{model['feed_forward']} feed-forward, {'pre' if model['norm_first'] else 'post'}-norm"
+    )
+    rows = {
+        "run": record["run"],
+        "languages": languages,
+        "model": f"{record['architecture']}, {record['parameters']:,} parameters: {shape}",
+        "vocabulary": " and ".join(
+            dict.fromkeys(f"{side['size']:,} pieces ({side['file']})" for side in record["tokenizer"].values())
+        ),
+        "decoding": ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in record["decoding"].items()),
+    }
+    if training["step"] is not None:
+        state = training["finished"] or "not finished: mt train --output goes on with it"
+        rows["training"] = (
+            f"{training['step']:,} steps, {training['target_tokens']:,} target tokens, "
+            f"{training['elapsed_seconds'] / 60:.1f} min; {state}"
+        )
+        rows["best"] = ", ".join(f"{score:.2f} at step {step:,}" for score, step in training["best"] or [])
+    provenance = record["provenance"]
+    rows["made with"] = f"mt {provenance['mt']}, torch {provenance['torch']}, seed {provenance['seed']}"
+    return "\n".join(f"{name:<11} {value}" for name, value in rows.items())
+
+
+def average_last(path: Path, last: int, output: Path) -> list[int]:
+    """Write a run folder with the mean of the last checkpoints' weights; returns the steps that were averaged."""
+    run = RunFolder(path)
+    record = run.read_config()
+    checkpoints = Checkpoints(path)
+    steps = checkpoints.steps()[-last:]
+    if len(steps) < last:
+        raise ModelError(
+            f"{path} keeps {len(steps)} checkpoints; {last} were asked for",
+            "training.keep_last says how many a run keeps",
+        )
+    if output.exists():
+        raise ModelError(f"{output} is already there", "choose another --output")
+    tensors = average([checkpoints.path(step) / "model.safetensors" for step in steps])
+    with atomic_directory(output) as folder:
+        save_tensors(folder / "model.safetensors", tensors)
+        for name in {entry["file"] for entry in record["tokenizer"].values()}:
+            shutil.copyfile(path / name, folder / name)
+        record["provenance"]["average_of"] = {"run": str(path), "steps": steps}
+        write_json(folder / "config.json", record)
+    return steps

@@ -1,0 +1,204 @@
+"""From text files to encoded corpora: check, hold out, tokenize, encode, each once and kept in the cache.
+
+The cache is keyed by the checksums of the texts and tokenizers and by the rules applied, so that a text that changed
+is never mistaken for the one encoded.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
+from mt.corpus.encoded import EncodedCorpus, encode_corpus
+from mt.corpus.parallel import CorpusFiles, Pair, read_pairs
+from mt.corpus.tokenizer import Tokenizer, TokenizerConfig, script_of, train_tokenizer
+from mt.errors import DataError
+from mt.files import atomic_directory, checksum, read_json, read_lines, write_json, write_text
+from mt.settings import Values
+
+logger = logging.getLogger(__name__)
+
+MUCH_OVERLAP = 0.02  # of the validation sources in the training text, above which scores are no longer honest
+SCRIPT_LINES = 1_000  # of each side decide which script it is written in
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedText:
+    """Corpora that have been read once: which lines of each are trained on, and the pairs to validate on."""
+
+    corpora: list[CorpusFiles]
+    rows: list[np.ndarray]  # a bool for each line of each corpus
+    valid: list[Pair]
+    report: list[str]
+
+    @property
+    def pairs(self) -> int:
+        return sum(int(rows.sum()) for rows in self.rows)
+
+    def training_pairs(self) -> Iterator[Pair]:
+        """The pairs that are trained on, corpus after corpus."""
+        for corpus, rows in zip(self.corpora, self.rows, strict=True):
+            for pair, used in zip(read_pairs(corpus), rows, strict=True):
+                if used:
+                    yield pair
+
+    def same_script(self) -> bool:
+        sample = list(islice(self.training_pairs(), SCRIPT_LINES))
+        return script_of(source for source, _ in sample) == script_of(target for _, target in sample)
+
+
+def check_text(train: list[CorpusFiles], valid: list[CorpusFiles], rules: CleaningRules, *, seed: int) -> CheckedText:
+    """Read every corpus once and judge it; without validation text, hold pairs out of the first training corpus."""
+    reports = [check_files(corpus, rules) for corpus in train]
+    lines: list[str] = []
+    for corpus, report in zip(train, reports, strict=True):
+        lines += [f"training text {corpus.name}", *indented(report)]
+        for warning in report.warnings:
+            logger.warning("%s: %s", corpus.name, warning)
+    rows = [report.kept.copy() for report in reports]
+    if valid:
+        pairs: list[Pair] = []
+        for corpus in valid:
+            report = check_files(corpus, rules)
+            shared = overlap(reports, report)
+            lines.append(
+                f"validation text {corpus.name}: {report.pairs_read:,} pairs; {shared.sources:,} of the sources and "
+                f"{shared.pairs:,} whole pairs stand in the training text too"
+            )
+            for warning in report.warnings:
+                logger.warning("%s: %s", corpus.name, warning)
+            if shared.sources > MUCH_OVERLAP * shared.of:
+                logger.warning(
+                    "%s: %s of its %s sources stand in the training text too: its scores flatter the model",
+                    corpus.name, f"{shared.sources:,}", f"{shared.of:,}",
+                )  # fmt: skip
+            pairs += [pair for pair in read_pairs(corpus) if pair[0].strip() and pair[1].strip()]
+    else:
+        held = hold_out(reports[0], seed=seed)
+        rows[0][held] = False
+        chosen = set(held.tolist())
+        pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]
+        lines.append(f"{len(pairs):,} pairs held out of {train[0].name} for validation")
+    if not pairs or not any(row.any() for row in rows):
+        raise DataError("no usable pairs are left to train and validate on", "the table above says what was dropped")
+    return CheckedText(train, rows, pairs, lines)
+
+
+def indented(report: Report) -> list[str]:
+    return [f"  {line}" for line in report_lines(report)]
+
+
+def make_tokenizers(text: CheckedText, config: TokenizerConfig, *, seed: int) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of source and target: given ones, else trained on a sample; the same object when joint."""
+    if config.files:
+        given = [Tokenizer.load(Path(path)) for path in config.files]
+        return given[0], given[-1]
+    share = min(1.0, config.sample_lines / (2 * text.pairs))
+    chosen = np.random.default_rng(seed).random(text.pairs) < share
+    sample = (pair for pair, used in zip(text.training_pairs(), chosen, strict=True) if used)
+
+    def trained(lines: Iterator[str], side: str) -> Tokenizer:
+        model, warning = train_tokenizer(
+            lines, type=config.type, vocabulary_size=config.vocabulary_size, normalization=config.normalization
+        )
+        if warning:
+            logger.warning("%s: %s", side, warning)
+        return Tokenizer(model)
+
+    if config.joint:
+        joint = trained(chain.from_iterable(sample), "tokenizer")
+        return joint, joint
+    pairs = list(sample)
+    return (
+        trained((source for source, _ in pairs), "source tokenizer"),
+        trained((target for _, target in pairs), "target tokenizer"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Encoded corpora, and what is known of them."""
+
+    train: EncodedCorpus
+    valid: EncodedCorpus
+    valid_sources: list[str]
+    valid_references: list[str]
+    facts: dict[str, Any]  # pairs, target_tokens, max_length_ratio
+    weights: np.ndarray | None  # of each training sentence
+
+
+def corpus_checksums(corpora: list[CorpusFiles]) -> list[Values]:
+    return [{"path": str(path), "sha256": checksum(path)} for corpus in corpora for path in corpus.paths]
+
+
+def cache_key(checksums: list[Values], tokenizers: tuple[Tokenizer, Tokenizer], **settings: Any) -> str:
+    record = {
+        "texts": [entry["sha256"] for entry in checksums],
+        "tokenizers": [hashlib.sha256(tokenizer.model).hexdigest() for tokenizer in tokenizers],
+        **settings,
+    }
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def encode_text(
+    text: CheckedText, folder: Path, tokenizers: tuple[Tokenizer, Tokenizer], *, max_tokens: int, threads: int
+) -> int:
+    """Write the encoded corpora of a run into `folder`, whole or not at all; returns how many pairs were over-long."""
+    with atomic_directory(folder) as partial:
+        (partial / "train").mkdir()
+        (partial / "valid").mkdir()
+        kept = encode_corpus(
+            text.training_pairs(), partial / "train", tokenizers, max_tokens=max_tokens, threads=threads
+        )
+        scored = encode_corpus(text.valid, partial / "valid", tokenizers, max_tokens=max_tokens, threads=threads)
+        for name, fitting in (("training", kept), ("validation", scored)):
+            if not fitting.any():
+                raise DataError(f"every {name} pair is longer than {max_tokens} tokens", "raise data.max_tokens")
+        write_text(partial / "valid.source", "".join(f"{source}\n" for source, _ in text.valid))
+        write_text(partial / "valid.target", "".join(f"{target}\n" for _, target in text.valid))
+        ends = np.cumsum([int(rows.sum()) for rows in text.rows])
+        pairs_of_corpora = [int(part.sum()) for part in np.split(kept, ends[:-1])]
+        train = EncodedCorpus(partial / "train")
+        write_json(
+            partial / "facts.json",
+            {
+                "pairs": len(train),
+                "pairs_of_corpora": pairs_of_corpora,
+                "over_long": int((~kept).sum()),
+                "target_tokens": int(train.target.offsets[-1]),
+                "max_length_ratio": longest_ratio(train.source.lengths, train.target.lengths),
+                "report": text.report,
+            },
+        )
+        return int((~kept).sum())
+
+
+MAX_LENGTH_OFFSET = 10  # tokens that a translation may be longer than its share of the source
+
+
+def longest_ratio(source_lengths: np.ndarray, target_lengths: np.ndarray) -> float:
+    """Target tokens per source token that all but one in a thousand training pairs keep to, beyond the offset."""
+    ratios = (target_lengths - MAX_LENGTH_OFFSET) / source_lengths
+    return round(max(1.0, float(np.quantile(ratios, 0.999))) + 0.1, 2)
+
+
+def read_prepared(folder: Path, corpora: list[CorpusFiles]) -> PreparedData:
+    facts = read_json(folder / "facts.json")
+    weights = None
+    if any(corpus.weight != 1 for corpus in corpora):
+        weights = np.repeat([corpus.weight for corpus in corpora], facts["pairs_of_corpora"])
+    return PreparedData(
+        train=EncodedCorpus(folder / "train"),
+        valid=EncodedCorpus(folder / "valid"),
+        valid_sources=list(read_lines(folder / "valid.source")),
+        valid_references=list(read_lines(folder / "valid.target")),
+        facts=facts,
+        weights=weights,
+    )

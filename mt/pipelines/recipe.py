@@ -1,0 +1,288 @@
+"""A run's recipe: what the user says, laid over the defaults, with every "auto" resolved from corpus and device.
+
+Precedence: defaults < `--config run.toml` < flags < `--set section.key=value`.  The result is saved whole as run.toml.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mt.corpus.cleaning import CleaningRules
+from mt.corpus.parallel import CorpusFiles
+from mt.corpus.tokenizer import TokenizerConfig, vocabulary_size_for
+from mt.device import Compute
+from mt.errors import ConfigError
+from mt.model.config import PRESETS, ModelConfig
+from mt.settings import AUTO, Values, auto, build, check_key, defaults, plain
+from mt.training.loop import TrainingConfig, ValidationConfig
+from mt.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The text that is learned from."""
+
+    train: tuple = ()  # corpora: tables with source and target, or tsv, and weight
+    valid: tuple = ()  # the same; none: pairs are held out of the first training corpus
+    source_language: str = auto()  # ISO 639; auto: the suffix of the first source file
+    target_language: str = auto()
+    batch_tokens: int = auto()  # real target tokens of an update, `</s>` counted
+    max_tokens: int = 256  # of either side; longer pairs are left out
+    max_characters: int = 5_000  # of either side; longer pairs are left out
+    max_length_ratio: float = 4.0  # of the sides' characters, 1 being usual in the corpus; odder pairs are left out
+    cache: str = ""  # folder of encoded corpora, may be shared between runs; "": RUN/cache
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError("no training text is given", "mt train --train SOURCE TARGET --output RUN")
+        if self.batch_tokens < 1 or self.max_tokens < 2:
+            raise ConfigError("data.batch_tokens must be at least 1, data.max_tokens at least 2")
+
+    @property
+    def rules(self) -> CleaningRules:
+        return CleaningRules(max_characters=self.max_characters, max_length_ratio=self.max_length_ratio)
+
+
+def corpus_files(tables: tuple | list, name: str) -> list[CorpusFiles]:
+    """The corpora that `[[data.train]]` tables name."""
+    corpora = []
+    for table in tables:
+        if not isinstance(table, dict):
+            raise ConfigError(f"data.{name} must be tables: [[data.{name}]] source = ... target = ...")
+        for key in table:
+            check_key(key, ("source", "target", "tsv", "weight"), f"data.{name}.{key}")
+        paths = {key: Path(table[key]) for key in ("source", "target", "tsv") if key in table}
+        corpora.append(CorpusFiles(**paths, weight=float(table.get("weight", 1.0))))
+    return corpora
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """The complete recipe of a run."""
+
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    validation: ValidationConfig
+
+    def __post_init__(self) -> None:
+        limited = self.training.max_steps or self.training.max_minutes
+        if self.optimizer.schedule == "warmup_stable_decay" and not limited:
+            raise ConfigError(
+                "the schedule warmup_stable_decay decays towards a limit, and none is given",
+                "add --max-steps or --max-minutes, or --set optimizer.schedule=inverse_sqrt",
+            )
+        if self.optimizer.schedule == "cosine" and not self.training.max_steps:
+            raise ConfigError("the schedule cosine needs --max-steps")
+        if self.data.max_tokens > self.model.max_positions:
+            raise ConfigError(
+                f"data.max_tokens {self.data.max_tokens} is above model.max_positions {self.model.max_positions}"
+            )
+
+    def as_toml(self) -> str:
+        sections = {item.name: plain(getattr(self, item.name)) for item in dataclasses.fields(self)}
+        for name in VOCABULARY_FIELDS:
+            del sections["model"][name]
+        return tomli_w.dumps(sections)
+
+
+# Facts of the tokenizers and not the user's to set; config.json has them.
+VOCABULARY_FIELDS = ("source_vocabulary", "target_vocabulary", "share_embeddings")
+SECTIONS: dict[str, type] = {
+    "tokenizer": TokenizerConfig,
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+    "validation": ValidationConfig,
+}
+
+
+def known_keys(section: str) -> list[str]:
+    names = [item.name for item in dataclasses.fields(SECTIONS[section]) if item.name not in VOCABULARY_FIELDS]
+    return [*names, "preset"] if section == "model" else names
+
+
+@dataclass
+class Settings:
+    """What the user has said, section by section; what is not in it is a default."""
+
+    given: dict[str, Values] = field(default_factory=lambda: {name: {} for name in SECTIONS})
+
+    def add(self, layer: dict[str, Any], where: str) -> None:
+        """Lay a layer over what stands; raises `ConfigError` for a section or key that does not exist."""
+        for section, values in layer.items():
+            check_key(section, SECTIONS, f"{where}: [{section}]")
+            if not isinstance(values, dict):
+                raise ConfigError(f"{where}: {section} is not a section", f"write it as a table: [{section}]")
+            for key, value in values.items():
+                check_key(key, known_keys(section), f"{where}: {section}.{key}")
+                self.given[section][key] = value
+        preset = self.given["model"].get("preset", AUTO)
+        if preset != AUTO:
+            check_key(preset, PRESETS, f"{where}: the preset {preset}")
+
+    def said(self) -> dict[str, Values]:
+        """What was given and not left to the program."""
+        return {
+            section: {key: value for key, value in values.items() if value != AUTO}
+            for section, values in self.given.items()
+        }
+
+    def section(self, name: str, resolved: Values) -> Values:
+        """A section's complete values: given, else resolved, else the default."""
+        values = {key: value for key, value in defaults(SECTIONS[name]).items() if key not in VOCABULARY_FIELDS}
+        values |= self.said()[name]
+        return {key: resolved[key] if value == AUTO and key in resolved else value for key, value in values.items()}
+
+    def as_text(self) -> str:
+        """Every setting as TOML, for `--show-config`: given values, defaults, and "auto" where it is resolved later."""
+        sections = {}
+        for name in SECTIONS:
+            values = self.section(name, {})
+            if name == "model":
+                preset = self.given["model"].get("preset", AUTO)
+                shape = PRESETS.get(preset, dict.fromkeys(PRESETS["small"], AUTO))
+                values = {"preset": preset, **values, **shape, **self.said()["model"]}
+                values["dropout"] = self.said()["model"].get("dropout", AUTO)
+            sections[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return tomli_w.dumps(sections)
+
+
+def preset_for(pairs: int) -> str:
+    """The size that a corpus of so many pairs can fill: see docs/training.md for the measurements."""
+    if pairs < 300_000:
+        return "small"
+    return "base" if pairs < 20_000_000 else "big"
+
+
+def dropout_for(pairs: int) -> float:
+    """Less text needs more dropout (Wu et al. 2021; docs/training.md)."""
+    if pairs < 100_000:
+        return 0.2
+    return 0.2 if pairs < 1_000_000 else 0.1
+
+
+def resolve_tokenizer(settings: Settings, pairs: int, same_script: bool) -> TokenizerConfig:
+    files = settings.said()["tokenizer"].get("files", ())
+    joint = len(set(files)) == 1 if files else same_script
+    resolved = {"vocabulary_size": vocabulary_size_for(pairs), "joint": joint}
+    return build(TokenizerConfig, settings.section("tokenizer", resolved), "tokenizer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusFacts:
+    """What the choices that are left to the program depend on."""
+
+    pairs: int
+    target_tokens: int  # of an epoch
+    vocabularies: tuple[int, int]  # sizes of the source and target tokenizers
+    languages: tuple[str, str]
+
+
+def resolve(
+    settings: Settings, tokenizer: TokenizerConfig, facts: CorpusFacts, compute: Compute, threads: int
+) -> RunConfig:
+    """The complete recipe for this corpus on this device."""
+    target_tokens = facts.target_tokens
+    data = build(
+        DataConfig,
+        settings.section(
+            "data",
+            {
+                "source_language": facts.languages[0],
+                "target_language": facts.languages[1],
+                "batch_tokens": min(32_768, max(1_024, target_tokens // 400 // 256 * 256)),
+            },
+        ),
+        "data",
+    )
+    preset = settings.given["model"].get("preset", AUTO)
+    shape = PRESETS[preset_for(facts.pairs) if preset == AUTO else preset]
+    values = settings.section("model", {}) | shape | {"dropout": dropout_for(facts.pairs)} | settings.said()["model"]
+    values.pop("preset", None)
+    model = build(
+        ModelConfig,
+        values
+        | {
+            "source_vocabulary": facts.vocabularies[0],
+            "target_vocabulary": facts.vocabularies[1],
+            "share_embeddings": tokenizer.joint,
+        },
+        "model",
+    )
+    limits = settings.said()["training"]
+    limited = bool(limits.get("max_steps") or limits.get("max_minutes"))
+    steps_per_epoch = max(1, round(target_tokens / data.batch_tokens))
+    most_steps = limits.get("max_steps") or 1 << 40
+    validate_every = limits.get("validate_every_steps") or max(
+        1, min(max(200, steps_per_epoch), 5_000, most_steps // 10)
+    )
+    training = build(
+        TrainingConfig,
+        settings.section(
+            "training",
+            {
+                "device": compute.device.type,
+                "precision": compute.precision,
+                "threads": threads,
+                "micro_batch_tokens": 32_768 if compute.on_cuda else 4_096,
+                "validate_every_steps": validate_every,
+                "checkpoint_every_steps": validate_every,
+            },
+        ),
+        "training",
+    )
+    optimizer = build(
+        OptimizerConfig,
+        settings.section(
+            "optimizer",
+            {
+                "peak_learning_rate": 1e-3 * (256 / model.width) ** 0.5,
+                "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",
+                "warmup_steps": min(max(200, steps_per_epoch), 4_000, max(1, most_steps // 10)),
+            },
+        ),
+        "optimizer",
+    )
+    patience = 0 if limited else 10
+    validation = build(ValidationConfig, settings.section("validation", {"patience": patience}), "validation")
+    return RunConfig(
+        tokenizer=tokenizer, data=data, model=model, optimizer=optimizer, training=training, validation=validation
+    )
+
+
+# What may change when a run is continued: how long, how often, where, and at what cost; never what is computed.
+CHANGEABLE = {
+    "training": {
+        "max_steps", "max_minutes", "device", "threads", "micro_batch_tokens", "log_every_steps",
+        "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best",
+    },
+    "validation": {"patience"},
+    "data": {"cache"},
+}  # fmt: skip
+
+
+def differences(saved: dict[str, Values], settings: Settings, precision_was_auto: bool) -> tuple[list[str], list[str]]:
+    """What the settings given now would change in a saved recipe: (allowed, refused), each as `section.key: a -> b`."""
+    said = {section: dict(values) for section, values in settings.said().items()}
+    preset = said["model"].pop("preset", None)
+    if preset:
+        said["model"] = PRESETS[preset] | said["model"]
+    allowed: list[str] = []
+    refused: list[str] = []
+    for section, values in said.items():
+        for key, value in values.items():
+            before = saved[section].get(key)
+            if isinstance(value, tuple):
+                value = list(value)
+            if value == before:
+                continue
+            free = key in CHANGEABLE.get(section, ()) or (key == "precision" and precision_was_auto)
+            (allowed if free else refused).append(f"{section}.{key}: {before} -> {value}")
+    return allowed, refused

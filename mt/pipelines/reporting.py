@@ -1,0 +1,88 @@
+"""What a training run says: a line an interval to people on stderr, the same as a JSON object to log.jsonl."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from mt.training.loop import Progress as TrainingProgress
+
+Record = dict[str, Any]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that fit a column: 45 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def training_line(record: Record) -> str:
+    """`step 1,200 │ loss 3.412 nats │ lr 3.1e-04 │ 4,821 target tok/s │ 1.2 GiB │ 41 min left`."""
+    columns = [
+        f"step {record['step']:>7,}",
+        f"loss {record['loss']:6.3f} nats",
+        f"lr {record['learning_rate']:.1e}",
+        f"{record['target_tokens_per_second']:>7,.0f} target tok/s",
+        f"{record['memory_gib']:.1f} GiB",
+    ]
+    if record["seconds_left"] is not None:
+        columns.append(f"{duration(record['seconds_left'])} left")
+    return " │ ".join(columns)
+
+
+def validation_line(record: Record) -> str:
+    columns = [
+        f"step {record['step']:>7,}",
+        f"validation loss {record['loss']:.3f} nats",
+        f"bleu {record['bleu']:.1f}",
+        f"chrf {record['chrf']:.1f}",
+        f"{duration(record['validation_seconds'])}",
+    ]
+    return " │ ".join(columns) + (" │ best so far" if record["best"] else "")
+
+
+class RunLog:
+    """Writes log.jsonl and shows the same on stderr: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, path: Path, progress: TrainingProgress, elapsed: Any, *, quiet: bool, total_steps: int) -> None:
+        self.path = path
+        self.progress = progress
+        self.elapsed = elapsed
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet)
+        self.bar: Progress | None = None
+        if self.console.is_terminal and not quiet:
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task("training", total=total_steps or None, completed=progress.step)
+            self.bar.start()
+        self.since = time.monotonic()
+
+    def __call__(self, record: Record) -> None:
+        """Add step and seconds to a record of kind train, valid or event, write it, and show it."""
+        record = {"step": self.progress.step, "seconds": round(self.elapsed(), 3), **record}
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+        if record["kind"] == "train":
+            self.show_training(training_line(record))
+        elif record["kind"] == "valid":
+            self.say(validation_line(record))
+        elif record["event"] == "decay":
+            self.say(f"step {record['step']:>7,} │ the learning rate falls to 0 over {record['steps']:,} steps")
+
+    def show_training(self, line: str) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=self.progress.step, description=line)
+        else:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()

@@ -1,0 +1,165 @@
+"""A run folder: everything a trained model needs, under names that scripts may rely on.
+
+`config.json` says what the model is, `run.toml` how it came to be; weights and tokenizers stand beside them.
+"""
+
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mt import __version__
+from mt.corpus.tokenizer import Tokenizer
+from mt.decoding.search import SearchConfig
+from mt.errors import ModelError, MTError
+from mt.files import atomic_file, read_json, write_json
+from mt.model.config import ModelConfig
+from mt.model.transformer import Transformer
+from mt.settings import Values, build
+from mt.training.checkpoint import load_tensors, load_weights
+
+FORMAT_VERSION = "1"
+ARCHITECTURES = {"transformer": (ModelConfig, Transformer)}
+DECODING_FIELDS = ("beam", "length_penalty", "max_length_ratio", "max_length_offset")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of a run."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "run.toml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.txt"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json; raises `ModelError` for a folder that is no run, or one that this version cannot read."""
+        hint = "name a run folder made by mt train"
+        if not self.path.is_dir():
+            raise ModelError(
+                f"{self.path} is not a folder" if self.path.exists() else f"{self.path} does not exist", hint
+            )
+        try:
+            record = read_json(self.config)
+        except FileNotFoundError as error:
+            raise ModelError(f"{self.path} has no config.json", hint) from error
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {self.config}: {error}", hint) from error
+        version = record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ModelError(f"{self.config} has format {version}; this mt reads format {FORMAT_VERSION}", "update mt")
+        return record
+
+    def write_tokenizers(self, source: Tokenizer, target: Tokenizer) -> None:
+        names = ("tokenizer.model",) * 2 if source is target else ("source.model", "target.model")
+        for tokenizer, name in zip((source, target), names, strict=True):
+            with atomic_file(self.path / name, "wb") as stream:
+                stream.write(tokenizer.model)
+
+    def write_config(
+        self,
+        model: ModelConfig,
+        tokenizers: tuple[Tokenizer, Tokenizer],
+        languages: tuple[str, str],
+        decoding: SearchConfig,
+        provenance: Values,
+    ) -> None:
+        """Write config.json: all that is needed to use the weights, and where they come from."""
+        shared = tokenizers[0] is tokenizers[1]
+        names = ("tokenizer.model",) * 2 if shared else ("source.model", "target.model")
+        record = {
+            "format_version": FORMAT_VERSION,
+            "architecture": "transformer",
+            "model": asdict(model),
+            "tokenizer": {
+                side: {"file": name, "size": tokenizer.size, **asdict(tokenizer.specials)}
+                for side, name, tokenizer in zip(("source", "target"), names, tokenizers, strict=True)
+            },
+            "languages": {"source": languages[0], "target": languages[1]},
+            "decoding": {name: getattr(decoding, name) for name in DECODING_FIELDS},
+            "provenance": provenance,
+        }
+        write_json(self.config, record)
+
+
+def versions() -> Values:
+    return {
+        "mt": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "command": sys.argv,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to use, with what config.json says of it."""
+
+    model: Transformer
+    tokenizers: tuple[Tokenizer, Tokenizer]
+    languages: tuple[str, str]
+    decoding: SearchConfig
+
+
+def load_tokenizers(run: RunFolder, record: dict[str, Any]) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of a run, checked against the sizes that its config.json was written with."""
+    loaded: dict[str, Tokenizer] = {}
+    for side in ("source", "target"):
+        entry = record["tokenizer"][side]
+        path = run.path / entry["file"]
+        tokenizer = loaded.setdefault(entry["file"], Tokenizer.load(path))
+        if tokenizer.size != entry["size"]:
+            raise ModelError(
+                f"{path} has {tokenizer.size:,} pieces; the run was trained with {entry['size']:,}",
+                "put the tokenizer back that the run was trained with",
+            )
+    return loaded[record["tokenizer"]["source"]["file"]], loaded[record["tokenizer"]["target"]["file"]]
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Read a run folder; raises `ModelError` saying which file is missing, damaged or foreign."""
+    run = RunFolder(path)
+    record = run.read_config()
+    try:
+        architecture = record["architecture"]
+        if architecture not in ARCHITECTURES:
+            raise ModelError(f"{run.config}: this mt does not know the architecture {architecture}", "update mt")
+        config_class, model_class = ARCHITECTURES[architecture]
+        config = build(config_class, record["model"], "model")
+        tokenizers = load_tokenizers(run, record)
+        decoding = build(SearchConfig, record["decoding"], "decoding")
+        languages = (record["languages"]["source"], record["languages"]["target"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{run.config} is incomplete: {error}", "the file is damaged or not written by mt") from error
+    except MTError as error:
+        raise (
+            ModelError(f"{run.config}: {error.message}", error.hint) if not isinstance(error, ModelError) else error
+        ) from error
+    model = model_class(config)
+    load_weights(model, load_tensors(run.model), str(run.model))
+    return LoadedModel(model.eval(), tokenizers, languages, decoding)

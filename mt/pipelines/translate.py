@@ -1,0 +1,162 @@
+"""`mt translate`: text in, one translation a line out, while input still comes."""
+
+import json
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mt.decoding.search import SearchConfig
+from mt.decoding.translator import Translation, Translator
+from mt.device import choose, usable_threads
+from mt.errors import ConfigError, ModelError
+from mt.files import atomic_file, decode_lines, open_binary, standard_output
+from mt.pipelines.run_folder import load_model
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 10_000  # lines that are sorted by length together
+# On two CPU cores 2,048 was the best of 512 to 4,096 for beams of 1 and 5: past it the cached keys outgrow the caches.
+BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchRequest:
+    """Which models translate, how they search and where; None leaves a choice to the run folder."""
+
+    models: list[Path]
+    beam: int | None = None
+    length_penalty: float | None = None
+    nbest: int = 1
+    batch_tokens: int | None = None  # sentences x longest source; None: what suits the device
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+
+
+def load_translator(request: SearchRequest) -> Translator:
+    """The translator that a request describes; raises `ModelError` when the models of an ensemble do not match."""
+    threads = request.threads or usable_threads()
+    compute = choose(request.device, request.precision, threads, training=False)
+    loaded = [load_model(path) for path in request.models]
+    first = loaded[0]
+    for path, other in zip(request.models[1:], loaded[1:], strict=True):
+        for mine, its in zip(first.tokenizers, other.tokenizers, strict=True):
+            if mine.model != its.model:
+                raise ModelError(
+                    f"{path} and {request.models[0]} have different tokenizers",
+                    "an ensemble needs models trained with one tokenizer: mt train --tokenizer",
+                )
+    return Translator(
+        [each.model.to(compute.device) for each in loaded],
+        first.tokenizers,
+        search_config(first.decoding, request),
+        compute,
+        batch_tokens=request.batch_tokens or BATCH_TOKENS[compute.device.type],
+        threads=threads,
+    )
+
+
+def search_config(defaults: SearchConfig, request: SearchRequest) -> SearchConfig:
+    """The run's own decoding defaults, with what the request says."""
+    said: dict[str, Any] = {"nbest": request.nbest}
+    if request.beam is not None:
+        said["beam"] = request.beam
+    if request.length_penalty is not None:
+        said["length_penalty"] = request.length_penalty
+    return replace(defaults, **said)
+
+
+def translate(request: SearchRequest, files: list[Path], output: Path | None, form: str) -> None:
+    """Translate files, or standard input, to a file or standard output, line by line."""
+    if request.nbest > 1 and form == "text":
+        raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
+    with ExitStack() as stack:
+        inputs = [(stack.enter_context(open_binary(path)), str(path)) for path in files]
+        translator = load_translator(request)
+        if files:
+            windows = chunks(line for stream, name in inputs for line in text_lines(stream, name))
+        else:
+            windows = arriving_windows(text_lines(sys.stdin.buffer, "standard input"))
+        writing = stack.enter_context(atomic_file(output) if output else standard_output())
+        done = 0
+        for window in windows:
+            for translation in translator.translate(window, first_number=done + 1):
+                writing.write(as_json(translation) if form == "jsonl" else translation.text)
+                writing.write("\n")
+            writing.flush()
+            done += len(window)
+
+
+def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Lines of text; invalid UTF-8 is replaced and said so."""
+    for number, (line, valid) in enumerate(decode_lines(stream, name, on_invalid="replace"), 1):
+        if not valid:
+            logger.warning("%s, line %s: not UTF-8; what cannot be read is replaced by U+FFFD", name, f"{number:,}")
+        yield line
+
+
+def chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Windows of a fixed number of lines."""
+    window: list[str] = []
+    for line in lines:
+        window.append(line)
+        if len(window) == WINDOW:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def arriving_windows(lines: Iterator[str]) -> Iterator[list[str]]:
+    """Windows of the lines that have come in meanwhile: one at a time from a keyboard, many from a pipe.
+
+    A thread reads ahead by two windows at most, so that memory does not grow with the input.
+    """
+    arrived: queue.Queue[str | BaseException | None] = queue.Queue(maxsize=2 * WINDOW)
+
+    def read() -> None:
+        try:
+            for line in lines:
+                arrived.put(line)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001 (raised again below, where it can be caught)
+            arrived.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        item = arrived.get()
+        window: list[str] = []
+        while isinstance(item, str):
+            window.append(item)
+            if len(window) == WINDOW or arrived.empty():
+                item = ""
+                break
+            item = arrived.get()
+        if window:
+            yield window
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
+
+
+def as_json(translation: Translation) -> str:
+    """A translation as one JSON object: source, translation, scores, and all hypotheses, best first."""
+    best = translation.hypotheses[0]
+    record = {
+        "source": translation.source,
+        "translation": best.text,
+        "score": best.score,
+        "normalized_score": best.normalized_score,
+        "hypotheses": [
+            {"translation": each.text, "score": each.score, "normalized_score": each.normalized_score}
+            for each in translation.hypotheses
+        ],
+    }
+    return json.dumps(record, ensure_ascii=False)

@@ -1,0 +1,144 @@
+"""Weights and training states on disk: safetensors and JSON, nothing executable, whole or absent.
+
+A checkpoint is a folder `step-00012000` with model.safetensors, optimizer.safetensors and, written last, state.json:
+a folder without state.json is no checkpoint.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mt.errors import ModelError
+from mt.files import atomic_directory, atomic_file, read_json, write_json
+
+FORMAT_VERSION = "1"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors so that equal tensors make equal files."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    with atomic_file(path, "wb") as stream:
+        stream.write(safetensors.torch.save(contiguous, metadata={"format_version": FORMAT_VERSION}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors; raises `ModelError` for a file that is missing, truncated, foreign or of a later format."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            version = (stream.metadata() or {}).get("format_version")
+            if version not in (None, FORMAT_VERSION):
+                raise ModelError(f"{path} has format {version}; this mt reads format {FORMAT_VERSION}", "update mt")
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist", "name a run folder made by mt train") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"cannot read {path}: {error}", "the file is damaged or not safetensors") from error
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters by name, a shared one once."""
+    return dict(model.named_parameters())
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Copy tensors into the model; raises `ModelError` unless names and shapes fit exactly."""
+    own = weights(model)
+    problems = [f"no {key}" for key in own.keys() - tensors.keys()]
+    problems += [f"unknown {key}" for key in tensors.keys() - own.keys()]
+    problems += [
+        f"{key} is {list(tensors[key].shape)}, not {list(own[key].shape)}"
+        for key in own.keys() & tensors.keys()
+        if own[key].shape != tensors[key].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:3]) + (f"; {len(problems) - 3} more" if len(problems) > 3 else "")
+        raise ModelError(f"{name} does not fit its config.json: {shown}", "the two files must come from one run")
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(tensors[key])
+
+
+def average(weight_files: list[Path]) -> dict[str, Tensor]:
+    """The mean of the weights in several files, summed in float64 so that their order hardly matters."""
+    first, *others = weight_files
+    total = {name: tensor.double() for name, tensor in load_tensors(first).items()}
+    for path in others:
+        tensors = load_tensors(path)
+        if tensors.keys() != total.keys():
+            raise ModelError(f"{path} and {first} hold different models")
+        for name, tensor in tensors.items():
+            total[name] += tensor
+    return {name: (tensor / len(weight_files)).float() for name, tensor in total.items()}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in weights(model).items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in weights(model).items():
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            value = tensors[f"{name}/{key}"]
+            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        if optimizer.param_groups[0].get("fused") and parameter.is_cuda:
+            optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].to(parameter.device)
+
+
+class Checkpoints:
+    """The checkpoints of a run, by step."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / "checkpoints"
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps of complete checkpoints, in order."""
+        if not self.folder.is_dir():
+            return []
+        found = [re.fullmatch(r"step-(\d{8,})", path.parent.name) for path in self.folder.glob("step-*/state.json")]
+        return sorted(int(match[1]) for match in found if match)
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        with atomic_directory(self.path(step)) as folder:
+            save_tensors(folder / "model.safetensors", weights(model))
+            save_tensors(folder / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            write_json(folder / "state.json", state)
+
+    def state(self, step: int) -> dict[str, Any]:
+        path = self.path(step) / "state.json"
+        try:
+            return read_json(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot read {path}: {error}", f"delete {path.parent} to go on from the one before"
+            ) from error
+
+    def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Put model and optimizer where they stood at this step, and return the state saved beside them."""
+        folder = self.path(step)
+        load_weights(model, load_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
+        load_optimizer(model, optimizer, load_tensors(folder / "optimizer.safetensors"))
+        return self.state(step)
+
+    def keep(self, steps: set[int]) -> None:
+        """Delete all checkpoints but these, and what a crash left half-written."""
+        for step in self.steps():
+            if step not in steps:
+                (self.path(step) / "state.json").unlink()  # first, so that a crash leaves no half checkpoint
+                shutil.rmtree(self.path(step))
+        for remains in [*self.folder.glob(".step-*.partial"), *self.folder.glob("step-*")]:
+            if not (remains / "state.json").is_file():
+                shutil.rmtree(remains, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""AdamW and the learning rate of each step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mt.errors import ConfigError
+from mt.settings import auto
+
+SCHEDULES = ("warmup_stable_decay", "inverse_sqrt", "cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How weights follow gradients."""
+
+    peak_learning_rate: float = auto()  # reached at the end of the warm-up
+    schedule: str = auto()  # auto: warmup_stable_decay with a limit of steps or minutes, inverse_sqrt without
+    warmup_steps: int = auto()  # steps of linear growth from 0
+    decay_fraction: float = 0.3  # of the budget, at its end, in which warmup_stable_decay falls to 0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-9
+    weight_decay: float = 0.01  # on matrices; biases and norms have none
+    gradient_clip: float = 1.0  # largest norm of the gradient of the loss per token; 0: no clipping
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"optimizer.schedule {self.schedule} is none of {', '.join(SCHEDULES)}")
+        if self.peak_learning_rate <= 0:
+            raise ConfigError(f"optimizer.peak_learning_rate {self.peak_learning_rate} is not above 0")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"optimizer.warmup_steps {self.warmup_steps} is negative")
+        if not 0 <= self.decay_fraction <= 1:
+            raise ConfigError(f"optimizer.decay_fraction {self.decay_fraction} is not between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """When the learning rate falls from its peak to 0, in steps; known late where the budget is in minutes."""
+
+    start: int
+    steps: int
+
+
+def learning_rate(config: OptimizerConfig, step: int, decay: Decay | None) -> float:
+    """The learning rate of step 1, 2, ...  `decay` is needed by cosine, and by warmup_stable_decay once it decays.
+
+    inverse_sqrt: Vaswani et al. 2017, equation 3, with its peak given.  warmup_stable_decay falls by 1 - sqrt of the
+    share of the decay done (Hägele et al. 2024).
+    """
+    warmup = config.warmup_steps
+    peak = config.peak_learning_rate
+    if step <= warmup:
+        return peak * step / warmup
+    done = min(1.0, max(0.0, (step - decay.start) / decay.steps)) if decay else 0.0
+    if config.schedule == "inverse_sqrt":
+        return peak * math.sqrt(max(1, warmup) / step)
+    if config.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "warmup_stable_decay":
+        return peak * (1 - math.sqrt(done))
+    return peak
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) in PyTorch's fused form; its learning rate is set at every step."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.peak_learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=True,
+    )

@@ -1,0 +1,264 @@
+"""Lines end at \\n only; a file or folder appears whole or not at all."""
+
+import gzip
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mt import files
+from mt.errors import ConfigError, DataError, ExitCode
+from mt.files import (
+    atomic_directory,
+    atomic_file,
+    checksum,
+    decode_lines,
+    open_binary,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
+
+THREE_LINES = b"eins\nzwei\ndrei\n"
+MANY_LINES = b"".join(b"line %d of many\n" % number for number in range(20_000))
+
+
+def lines_of(path: Path, content: bytes) -> list[str]:
+    path.write_bytes(content)
+    return list(read_lines(path))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("character", ["\r", "\u2028", "\u2029", "\x85", "\f", "\v", "\x1c", "\x00"])
+def test_a_line_ends_at_a_line_feed_and_nowhere_else(tmp_path, character):
+    text = f"a{character}b\n{character}\nc{character}\n"
+    assert lines_of(tmp_path / "text", text.encode()) == [f"a{character}b", character, f"c{character}"]
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"\n", [""]),
+        (b"a", ["a"]),
+        (b"a\n", ["a"]),
+        (b"a\n\n", ["a", ""]),
+        (b"\n\nb", ["", "", "b"]),
+        (b"a\r\nb\r\n", ["a\r", "b\r"]),
+        (b" a \t\n", [" a \t"]),
+    ],
+)
+def test_the_last_line_counts_with_and_without_its_line_feed(tmp_path, content, lines):
+    assert lines_of(tmp_path / "text", content) == lines
+
+
+def test_a_byte_order_mark_is_dropped_at_the_start_of_a_file_only(tmp_path):
+    content = "\ufeff\ufeffa\n\ufeffb\n".encode()
+    assert lines_of(tmp_path / "text", content) == ["\ufeffa", "\ufeffb"]
+
+
+def test_gzip_is_read_by_its_suffix(tmp_path):
+    assert lines_of(tmp_path / "text.de.gz", gzip.compress(b"\xef\xbb\xbf" + THREE_LINES)) == ["eins", "zwei", "drei"]
+
+
+def test_all_frames_of_a_zstd_file_are_read(tmp_path):
+    compress = pytest.importorskip("zstandard").ZstdCompressor().compress
+    content = compress(MANY_LINES) + compress(b"") + compress(THREE_LINES)
+    lines = lines_of(tmp_path / "text.zst", content)
+    assert len(lines) == 20_003
+    assert lines[-4:] == ["line 19999 of many", "eins", "zwei", "drei"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "plain text"])
+def test_damaged_compression_is_a_data_error_that_names_the_file(tmp_path, suffix, damage):
+    compress = gzip.compress if suffix == ".gz" else pytest.importorskip("zstandard").ZstdCompressor().compress
+    whole = compress(os.urandom(100_000).hex().encode())
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes(byte ^ 0xFF for byte in whole[half : half + 100]) + whole[half + 100 :]
+    content = {"truncated": whole[:half], "flipped": flipped, "plain text": THREE_LINES}[damage]
+    with pytest.raises(DataError, match=f"text{suffix}") as caught:
+        lines_of(tmp_path / f"text{suffix}", content)
+    assert "truncated" in caught.value.hint
+
+
+def test_zstd_without_its_package_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        lines_of(tmp_path / "text.zst", b"")
+    assert caught.value.hint == "pip install zstandard"
+
+
+def test_invalid_utf8_stops_with_the_number_of_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"text, line 3: not UTF-8 \(invalid start byte at byte 2 of the line\)"):
+        lines_of(tmp_path / "text", b"a\nb\nc\xfcd\n")
+
+
+def test_invalid_utf8_can_be_replaced_and_is_marked():
+    decoded = list(decode_lines([b"a\n", b"b\xff\n", b"\xc3"], "stdin", on_invalid="replace"))
+    assert decoded == [("a", True), ("b\ufffd", False), ("\ufffd", False)]
+
+
+@pytest.mark.parametrize("read", [open_binary, lambda path: list(read_lines(path)), checksum])
+def test_a_missing_file_and_a_folder_are_data_errors(tmp_path, read):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(DataError, match=str(path)) as caught:
+            read(path)
+        assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_checksum_is_the_sha256_of_the_bytes(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert checksum(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_is_written_is_what_was_said_and_nothing_else_stays(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    write_text(path, "a\r\nü\n")
+    assert path.read_bytes() == b"a\r\n\xc3\xbc\n"
+    assert names(path.parent) == ["file"]
+    write_json(path, {"language": "čeština", "lines": 3})
+    assert read_json(path) == {"language": "čeština", "lines": 3}
+    with atomic_file(path, "wb") as stream:
+        stream.write(b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+
+
+def test_json_that_is_no_object_is_a_value_error(tmp_path):
+    write_text(tmp_path / "list.json", "[1]")
+    with pytest.raises(ValueError, match="not a JSON object"):
+        read_json(tmp_path / "list.json")
+
+
+def test_a_crash_while_writing_a_file_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "earlier")
+    with pytest.raises(UnicodeEncodeError), atomic_file(path) as stream:
+        stream.writelines(["half", "\ud800"])
+    assert path.read_text() == "earlier"
+    write_text(path, "later")
+    assert path.read_text() == "later"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_closed_pipe_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(BrokenPipeError), atomic_file(tmp_path / "file"):
+        raise BrokenPipeError
+
+
+def test_a_device_is_written_directly_and_its_error_reported(tmp_path):
+    write_text(Path("/dev/null"), "gone")
+    assert not Path("/dev/null.partial").exists()
+    (tmp_path / "file").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"cannot write .*file: No space left on device"):
+        write_text(tmp_path / "file", "text")
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="Is a directory"):
+        write_text(tmp_path, "text")
+    write_text(tmp_path / "file", "text")
+    with pytest.raises(DataError, match="cannot write"):
+        write_text(tmp_path / "file" / "below", "text")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 64 KiB; skips where it cannot be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("cannot mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_earlier_file_and_folder(tiny_disk):
+    write_text(tiny_disk / "file", "earlier")
+    with atomic_directory(tiny_disk / "folder") as folder:
+        write_text(folder / "inside", "earlier")
+    with pytest.raises(DataError, match=r"cannot write .*file: No space left") as caught:
+        write_text(tiny_disk / "file", "x" * 100_000)
+    assert "free some space" in caught.value.hint
+    with pytest.raises(DataError, match="No space left"), atomic_directory(tiny_disk / "folder") as folder:
+        (folder / "inside").write_text("x" * 100_000)
+    assert names(tiny_disk) == ["file", "folder"]
+    assert (tiny_disk / "file").read_text() == (tiny_disk / "folder" / "inside").read_text() == "earlier"
+
+
+def test_a_full_disk_found_while_flushing_leaves_the_earlier_file(tmp_path, monkeypatch):
+    write_text(tmp_path / "file", "earlier")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_text(tmp_path / "file", "later")
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "earlier"
+
+
+def write_folder(path: Path, content: str) -> None:
+    with atomic_directory(path) as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "file").write_text(content)
+
+
+def test_a_folder_appears_complete_and_replaces_the_earlier_one(tmp_path):
+    path = tmp_path / "above" / "folder"
+    with atomic_directory(path) as folder:
+        assert not path.exists()
+        (folder / "old").write_text("old")
+    write_folder(path, "new")
+    assert names(path) == ["below"]
+    assert (path / "below" / "file").read_text() == "new"
+    assert names(path.parent) == ["folder"]
+
+
+def test_a_crash_while_filling_a_folder_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "folder"
+    write_folder(path, "earlier")
+    with pytest.raises(UnicodeEncodeError), atomic_directory(path) as folder:
+        (folder / "half").write_text("half\ud800", encoding="utf-8")
+    assert names(path) == ["below"]
+    write_folder(path, "later")
+    assert names(tmp_path) == ["folder"]
+    assert (path / "below" / "file").read_text() == "later"
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    write_folder(path, "earlier")
+    rename = os.rename
+
+    def crash_after_the_first(source, target):
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", crash_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(path, "later")
+    monkeypatch.undo()
+    assert names(tmp_path) == [".folder.earlier", ".folder.partial"]
+
+    with pytest.raises(RuntimeError), atomic_directory(path):
+        raise RuntimeError
+    assert (path / "below" / "file").read_text() == "earlier"
+
+
+def test_a_file_in_the_place_of_a_folder_stays(tmp_path):
+    write_text(tmp_path / "folder", "a file")
+    with pytest.raises(DataError, match="cannot write"):
+        write_folder(tmp_path / "folder", "new")
+    assert names(tmp_path) == ["folder"]
+    assert (tmp_path / "folder").read_text() == "a file"
