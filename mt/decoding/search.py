@@ -62,6 +62,7 @@ class Rules:
     eos: int
     forbidden: Tensor  # ids
     length_penalty: float
+    wanted: int  # hypotheses returned per sentence
     limits: Tensor  # (B,) most target tokens, </s> included
     shortest_limit: int  # the least of them, known without asking the device
 
@@ -83,6 +84,7 @@ class Beams:
     ended_scores: Tensor  # (B, K) their log-probabilities
     ended_lengths: Tensor  # (B, K) their lengths, </s> counted
     ended_parents: Tensor  # (B, K) the beam that </s> was appended to
+    settled: Tensor  # (B,) True where the ended are final, however long others are still searched for
 
     @classmethod
     def start(cls, sentences: int, beams: int, bos: int, device: torch.device) -> "Beams":
@@ -91,7 +93,8 @@ class Beams:
         zeros = torch.zeros((sentences, beams), dtype=torch.long, device=device)
         scores = nothing.clone()
         scores[:, 0] = 0.0
-        return cls(scores, zeros + bos, zeros, nothing, nothing, zeros, zeros)
+        settled = torch.zeros(sentences, dtype=torch.bool, device=device)
+        return cls(scores, zeros + bos, zeros, nothing, nothing, zeros, zeros, settled)
 
     def select(self, sentences: Tensor) -> "Beams":
         return Beams(*(getattr(self, name)[sentences] for name in self.__slots__))
@@ -120,6 +123,7 @@ def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
 
     live, order = scores.masked_fill(ends, -torch.inf).topk(K)
     ends[:, K:] = False  # a hypothesis ends only where it is among the K best, as greedy search does with K = 1
+    ends &= ~beams.settled[:, None]
     normalized = scores.masked_fill(~ends, -torch.inf) / (length + 1) ** rules.length_penalty
     ended, chosen = torch.cat((beams.ended, normalized), dim=1).topk(K)  # (B, K)
 
@@ -134,17 +138,19 @@ def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
         ended_scores=pool(beams.ended_scores, scores),
         ended_lengths=pool(beams.ended_lengths, torch.full_like(tokens, length + 1)),
         ended_parents=pool(beams.ended_parents, parents),
+        settled=beams.settled | settled(live, ended, rules),
     )
 
 
-def settled(beams: Beams, rules: Rules, wanted: int) -> Tensor:
-    """(B,) True where K hypotheses have ended, or where no live one can still enter the `wanted` best.
+def settled(live: Tensor, ended: Tensor, rules: Rules) -> Tensor:
+    """(B,) True where K hypotheses have ended, or where no live one can still enter the wanted best.
 
-    Log-probabilities only fall and the penalty only grows, so no descendant of a live hypothesis can be ranked above
-    its present log-probability at the greatest length.
+    `live` (B, K) are log-probabilities, `ended` (B, K) normalized scores.  Log-probabilities only fall and the penalty
+    only grows, so no descendant of a live hypothesis can be ranked above its present log-probability at the greatest
+    length.
     """
-    bound = beams.scores.amax(1) / rules.limits**rules.length_penalty
-    return (beams.ended[:, -1] > -torch.inf) | (bound <= beams.ended[:, wanted - 1])
+    bound = live.amax(1) / rules.limits**rules.length_penalty
+    return (ended[:, -1] > -torch.inf) | (bound <= ended[:, rules.wanted - 1])
 
 
 class History:
@@ -215,6 +221,7 @@ def search(
         eos=eos,
         forbidden=torch.tensor(forbidden, dtype=torch.long, device=device),
         length_penalty=config.length_penalty,
+        wanted=config.nbest,
         limits=torch.tensor(limits, device=device),
         shortest_limit=min(limits),
     )
@@ -227,7 +234,7 @@ def search(
         history.append(beams, length)
         last = length + 1 == max(limits)
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
-            done = settled(beams, rules, config.nbest).cpu()  # sync
+            done = beams.settled.cpu()  # sync
             if last or int(done.sum()) * 4 >= len(done):
                 finished, rest = done.nonzero()[:, 0].to(device), (~done).nonzero()[:, 0].to(device)
                 found = history.hypotheses(beams, finished, config.nbest)

@@ -101,19 +101,18 @@ def train(request: TrainRequest) -> None:
     checksums = corpus_checksums([*corpora, *valid])
     if saved is not None:
         check_unchanged(run, checksums)
-        if reason := finished(run, saved, settings):
+        if reason := finished(run, settings):
             logger.info("%s is finished (%s); raise a limit to train on", run.path, reason)
             return
     elif request.overwrite:
         clear(run)
     prepared = prepare(run, settings, corpora, valid, checksums, compute, start, new=saved is None)
-    limits_changed = saved is not None and limits(saved) != limits(settings.said())
-    fit(run, prepared, compute, start, request, limits_changed=limits_changed)
+    fit(run, prepared, compute, start, request)
 
 
-def limits(sections: dict[str, Values]) -> tuple[float, float]:
-    training = sections.get("training", {})
-    return training.get("max_steps", 0), float(training.get("max_minutes", 0.0))
+def limits(values: Values) -> tuple[int, float]:
+    """The limits in a [training] section, or in a checkpoint's state."""
+    return values.get("max_steps", 0), float(values.get("max_minutes", 0))
 
 
 def continued_settings(run: RunFolder, saved: dict[str, Values], now: Settings) -> Settings:
@@ -182,13 +181,12 @@ def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
         )
 
 
-def finished(run: RunFolder, saved: dict[str, Values], settings: Settings) -> str:
+def finished(run: RunFolder, settings: Settings) -> str:
     """Why the run has ended, unless its limits are now others."""
     checkpoints = Checkpoints(run.path)
     steps = checkpoints.steps()
-    if not steps or limits(saved) != limits(settings.said()):
-        return ""
-    return checkpoints.state(steps[-1])["finished"]
+    state = checkpoints.state(steps[-1]) if steps else {}
+    return state["finished"] if state and limits(state) == limits(settings.said()["training"]) else ""
 
 
 def prepare(
@@ -229,6 +227,7 @@ def prepare(
         if over_long:
             logger.warning("left out %s pairs of more than %s tokens", f"{over_long:,}", data_config.max_tokens)
     data = read_prepared(folder, corpora)
+    tokenizer_config = replace(tokenizer_config, joint=tokenizers[0] is tokenizers[1])
     first = corpora[0]
     facts = CorpusFacts(
         pairs=data.facts["pairs"],
@@ -269,8 +268,6 @@ def fit(
     compute: Compute,
     start: LoadedModel | None,
     request: TrainRequest,
-    *,
-    limits_changed: bool,
 ) -> None:
     """Build the model, train it from the last checkpoint on, and leave the best weights in the run folder."""
     config = prepared.config
@@ -282,7 +279,7 @@ def fit(
     use_fastest_kernel(model, compute)
     optimizer = make_optimizer(model, config.optimizer)
     checkpoints = Checkpoints(run.path)
-    progress = restore(checkpoints, model, optimizer, limits_changed=limits_changed)
+    progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
     clock = Clock(request.started, progress.elapsed_seconds)
     log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -351,18 +348,19 @@ def use_fastest_kernel(model: Transformer, compute: Compute) -> None:
 
 
 def restore(
-    checkpoints: Checkpoints, model: Transformer, optimizer: torch.optim.Optimizer, *, limits_changed: bool
+    checkpoints: Checkpoints, model: Transformer, optimizer: torch.optim.Optimizer, limits_now: tuple[int, float]
 ) -> Progress:
     """Where the run stopped; with other limits than before, where it stood before its learning rate fell."""
     steps = checkpoints.steps()
-    if limits_changed:
+    progress = Progress()
+    if steps and limits(checkpoints.state(steps[-1])) != limits_now:
         steps = [step for step in steps if checkpoints.state(step)["decay"] is None] or steps
-    if not steps:
-        return Progress()
-    progress = Progress.of(checkpoints.load(steps[-1], model, optimizer))
-    checkpoints.keep(set(steps))
-    progress.best = [(score, step) for score, step in progress.best if step in steps]
-    progress.finished = ""
+    if steps:
+        progress = Progress.of(checkpoints.load(steps[-1], model, optimizer))
+        checkpoints.keep(set(steps))
+        progress.best = [(score, step) for score, step in progress.best if step in steps]
+        progress.finished = ""
+    progress.max_steps, progress.max_minutes = limits_now
     return progress
 
 
@@ -466,7 +464,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            raise KeyboardInterrupt
+            raise Interrupted("stopped before the checkpoint was written")
         asked = True
         logger.info("stopping after this step; a checkpoint is written")
 

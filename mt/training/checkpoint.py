@@ -87,12 +87,11 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put the optimizer where `optimizer_tensors` found it."""
     for name, parameter in weights(model).items():
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            value = tensors[f"{name}/{key}"]
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-        if optimizer.param_groups[0].get("fused") and parameter.is_cuda:
-            optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].to(parameter.device)
+        optimizer.state[parameter] = {
+            key: tensors[f"{name}/{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq", "step")
+        }
 
 
 class Checkpoints:

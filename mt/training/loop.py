@@ -89,6 +89,8 @@ class Progress:
     position: int = 0  # updates done of this epoch
     target_tokens: int = 0
     elapsed_seconds: float = 0.0  # of the command, added up over resumes
+    max_steps: int = 0  # the limits that this was reached under
+    max_minutes: float = 0.0
     decay: Decay | None = None  # once the learning rate falls for good
     best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
     validations_without_gain: int = 0
