@@ -62,16 +62,19 @@ def main_options(
     STATE.update(quiet=quiet, debug=debug)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mt").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 STATE = {"quiet": False, "debug": False}
 
 
 class LineFormatter(logging.Formatter):
-    """Information as it is; warnings say that they are."""
+    """Information as it is; warnings say that they are; of an exception the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info:
+            return self.formatException(record.exc_info)
         message = record.getMessage()
         return message if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {message}"
 

@@ -50,7 +50,7 @@ class Translator:
         config: SearchConfig,
         compute: Compute,
         *,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2048,
         threads: int = 1,
     ) -> None:
         self.models = models

@@ -7,8 +7,9 @@ is never mistaken for the one encoded.
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,50 @@ import numpy as np
 
 from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
 from mt.corpus.encoded import EncodedCorpus, encode_corpus
-from mt.corpus.parallel import CorpusFiles, Pair, read_pairs
+from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
 from mt.corpus.tokenizer import Tokenizer, TokenizerConfig, script_of, train_tokenizer
+from mt.decoding.search import SearchConfig
+from mt.device import Compute, usable_threads
 from mt.errors import DataError
 from mt.files import atomic_directory, checksum, read_json, read_lines, write_json, write_text
-from mt.settings import Values
+from mt.pipelines.recipe import (
+    CorpusFacts,
+    DataConfig,
+    RunConfig,
+    Settings,
+    corpus_files,
+    resolve,
+    resolve_tokenizer,
+)
+from mt.pipelines.run_folder import LoadedModel, RunFolder, load_tokenizers, versions
+from mt.settings import Values, build
 
 logger = logging.getLogger(__name__)
 
 MUCH_OVERLAP = 0.02  # of the validation sources in the training text, above which scores are no longer honest
 SCRIPT_LINES = 1_000  # of each side decide which script it is written in
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The text files of a run, and their checksums, training text first."""
+
+    train: list[CorpusFiles]
+    valid: list[CorpusFiles]
+    checksums: list[Values]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Texts":
+        """The files that the settings name; raises `DataError` when one cannot be read."""
+        data = settings.given["data"]
+        train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
+        paths = [path for corpus in [*train, *valid] for path in corpus.paths]
+        return cls(train, valid, [{"path": str(path), "sha256": checksum(path)} for path in paths])
+
+    def languages(self) -> tuple[str, str]:
+        """The languages that the first training files are named after; "" where they do not say."""
+        first = self.train[0]
+        return (language_of(first.source), language_of(first.target)) if first.source and first.target else ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +89,9 @@ class CheckedText:
         return script_of(source for source, _ in sample) == script_of(target for _, target in sample)
 
 
-def check_text(train: list[CorpusFiles], valid: list[CorpusFiles], rules: CleaningRules, *, seed: int) -> CheckedText:
+def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
     """Read every corpus once and judge it; without validation text, hold pairs out of the first training corpus."""
+    train, valid = texts.train, texts.valid
     reports = [check_files(corpus, rules) for corpus in train]
     lines: list[str] = []
     for corpus, report in zip(train, reports, strict=True):
@@ -134,10 +170,6 @@ class PreparedData:
     weights: np.ndarray | None  # of each training sentence
 
 
-def corpus_checksums(corpora: list[CorpusFiles]) -> list[Values]:
-    return [{"path": str(path), "sha256": checksum(path)} for corpus in corpora for path in corpus.paths]
-
-
 def cache_key(checksums: list[Values], tokenizers: tuple[Tokenizer, Tokenizer], **settings: Any) -> str:
     record = {
         "texts": [entry["sha256"] for entry in checksums],
@@ -149,8 +181,8 @@ def cache_key(checksums: list[Values], tokenizers: tuple[Tokenizer, Tokenizer], 
 
 def encode_text(
     text: CheckedText, folder: Path, tokenizers: tuple[Tokenizer, Tokenizer], *, max_tokens: int, threads: int
-) -> int:
-    """Write the encoded corpora of a run into `folder`, whole or not at all; returns how many pairs were over-long."""
+) -> None:
+    """Write the encoded corpora of a run into `folder`, whole or not at all."""
     with atomic_directory(folder) as partial:
         (partial / "train").mkdir()
         (partial / "valid").mkdir()
@@ -177,7 +209,8 @@ def encode_text(
                 "report": text.report,
             },
         )
-        return int((~kept).sum())
+        if not kept.all():
+            logger.warning("left out %s pairs of more than %s tokens", f"{int((~kept).sum()):,}", f"{max_tokens:,}")
 
 
 MAX_LENGTH_OFFSET = 10  # tokens that a translation may be longer than its share of the source
@@ -202,3 +235,75 @@ def read_prepared(folder: Path, corpora: list[CorpusFiles]) -> PreparedData:
         facts=facts,
         weights=weights,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run ready to train: its complete recipe, tokenizers, encoded text, and how it will be decoded."""
+
+    config: RunConfig
+    tokenizers: tuple[Tokenizer, Tokenizer]
+    data: PreparedData
+    decoding: SearchConfig
+
+
+def prepare_run(
+    run: RunFolder, settings: Settings, texts: Texts, compute: Compute, start: LoadedModel | None, *, new: bool
+) -> PreparedRun:
+    """Check the text, make tokenizers, encode, complete the recipe; what the run folder has already is not done again.
+
+    Nothing is written before the text has been checked.
+    """
+    given = settings.said()["training"]
+    seed, threads = given.get("seed", 1), given.get("threads") or usable_threads()
+    data_config = build(DataConfig, settings.section("data", UNDECIDED_DATA), "data")
+    checked = None
+    if new:
+        checked = check_text(texts, data_config.rules, seed=seed)
+        for line in checked.report:
+            logger.info("%s", line)
+        clear(run)
+        tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
+        tokenizers = start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed)
+        run.write_tokenizers(*tokenizers)
+    else:
+        tokenizers = load_tokenizers(run, run.read_config())
+        tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
+    tokenizer_config = replace(tokenizer_config, joint=tokenizers[0] is tokenizers[1])
+
+    rules = {"rules": asdict(data_config.rules), "max_tokens": data_config.max_tokens}
+    key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
+    folder = (Path(data_config.cache) if data_config.cache else run.cache) / key
+    if not (folder / "facts.json").is_file():
+        checked = checked or check_text(texts, data_config.rules, seed=seed)
+        encode_text(checked, folder, tokenizers, max_tokens=data_config.max_tokens, threads=threads)
+    data = read_prepared(folder, texts.train)
+
+    facts = CorpusFacts(
+        pairs=data.facts["pairs"],
+        target_tokens=data.facts["target_tokens"],
+        vocabularies=(tokenizers[0].size, tokenizers[1].size),
+        languages=texts.languages(),
+    )
+    config = resolve(settings, tokenizer_config, facts, compute, threads)
+    decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
+    if new:
+        languages = (config.data.source_language, config.data.target_language)
+        provenance = {**versions(), "seed": seed, "settings": settings.said(), "corpora": texts.checksums}
+        run.write_config(config.model, tokenizers, languages, decoding, provenance)
+    write_text(run.recipe, config.as_toml())
+    return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)
+
+
+# What the text is read with before the recipe is complete: nothing of this bears on it.
+UNDECIDED_DATA = {"source_language": "", "target_language": "", "batch_tokens": 1}
+
+
+def clear(run: RunFolder) -> None:
+    """Delete what an earlier run left, the recipe first, so that a crash leaves nothing that looks like a run.
+
+    Encoded text stays: the cache is keyed by what it was made from.
+    """
+    for name in ("run.toml", "config.json", "model.safetensors", "log.jsonl", "samples.txt"):
+        (run.path / name).unlink(missing_ok=True)
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

@@ -154,11 +154,13 @@ def load_model(path: Path) -> LoadedModel:
         tokenizers = load_tokenizers(run, record)
         decoding = build(SearchConfig, record["decoding"], "decoding")
         languages = (record["languages"]["source"], record["languages"]["target"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{run.config} is incomplete: {error}", "the file is damaged or not written by mt") from error
     except MTError as error:
         raise (
-            ModelError(f"{run.config}: {error.message}", error.hint) if not isinstance(error, ModelError) else error
+            ModelError(f"{run.config}: {error.message}", error.hint or "the file is damaged or foreign")
+            if not isinstance(error, ModelError)
+            else error
         ) from error
     model = model_class(config)
     load_weights(model, load_tensors(run.model), str(run.model))

@@ -138,6 +138,6 @@ class Checkpoints:
             if step not in steps:
                 (self.path(step) / "state.json").unlink()  # first, so that a crash leaves no half checkpoint
                 shutil.rmtree(self.path(step))
-        for remains in [*self.folder.glob(".step-*.partial"), *self.folder.glob("step-*")]:
-            if not (remains / "state.json").is_file():
+        for remains in [*self.folder.glob(".step-*"), *self.folder.glob("step-*")]:
+            if remains.name.startswith(".") or not (remains / "state.json").is_file():
                 shutil.rmtree(remains, ignore_errors=True)

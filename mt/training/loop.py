@@ -176,7 +176,7 @@ class Trainer:
                     f"stopped at step {progress.step:,}; everything up to here is saved",
                     "run the same command again to go on",
                 )
-        if progress.validated_step != progress.step:
+        if progress.validated_step != progress.step or not progress.best:
             self.judge()
             self.save()
         return reason

@@ -1,0 +1,99 @@
+"""Going on with a run: what may change, what must not, and where training stood."""
+
+import logging
+
+import torch
+
+from mt.errors import ConfigError, ModelError
+from mt.model.transformer import Transformer
+from mt.pipelines.recipe import Settings, differences
+from mt.pipelines.run_folder import RunFolder
+from mt.settings import Values, read_toml
+from mt.training.checkpoint import Checkpoints
+from mt.training.loop import Progress
+
+logger = logging.getLogger(__name__)
+
+# What a run folder may hold before it has a recipe: the remains of a run that was killed while it prepared its data.
+PREPARATIONS = {"cache", "tokenizer.model", "source.model", "target.model", "config.json", "log.jsonl"}
+# Settings that belong to the machine: left to the program, they are chosen anew when a run is continued.
+OF_THE_MACHINE = ("device", "precision", "threads", "micro_batch_tokens")
+
+
+def limits(values: Values) -> tuple[int, float]:
+    """The limits in a [training] section, or in a checkpoint's state."""
+    return values.get("max_steps", 0), float(values.get("max_minutes", 0))
+
+
+def continued_settings(run: RunFolder, now: Settings) -> Settings:
+    """The saved recipe with what may change; raises `ConfigError` with the list of what may not."""
+    saved = read_toml(run.recipe)
+    said_before = run.read_config()["provenance"]["settings"]
+    was_auto = [key for key in OF_THE_MACHINE if key not in said_before.get("training", {})]
+    allowed, refused = differences(saved, now, precision_was_auto="precision" in was_auto)
+    if refused:
+        raise ConfigError(
+            f"{run.path} was trained with other settings:\n  " + "\n  ".join(refused),
+            "give the old settings to go on, another --output or --overwrite to start anew, or --from to start from it",
+        )
+    if allowed:
+        logger.info("changed for this continuation: %s", "; ".join(allowed))
+    settings = Settings()
+    settings.add(saved, str(run.recipe))
+    for key in was_auto:
+        settings.given["training"].pop(key, None)
+    settings.add({name: values for name, values in now.said().items() if name != "model"}, "command line")
+    return settings
+
+
+def check_output(run: RunFolder, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but a run, or its beginnings."""
+    if run.path.exists() and not run.path.is_dir():
+        raise ModelError(f"{run.path} is not a folder", "choose another --output")
+    known = (
+        PREPARATIONS | {"run.toml", "model.safetensors", "samples.txt", "checkpoints"} if overwrite else PREPARATIONS
+    )
+    found = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
+    foreign = sorted(name for name in found - known if not name.endswith(".partial"))
+    if foreign:
+        raise ModelError(
+            f"{run.path} is no run folder and is not empty: it holds {foreign[0]}", "choose another --output"
+        )
+
+
+def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
+    """Raise `ConfigError` when a text is not the one that the run was begun with."""
+    before = run.read_config()["provenance"]["corpora"]
+    changed = [now["path"] for then, now in zip(before, checksums, strict=False) if then["sha256"] != now["sha256"]]
+    if changed or len(before) != len(checksums):
+        raise ConfigError(
+            f"the text has changed since {run.path} was begun: {', '.join(changed) or 'other files are given'}",
+            "restore the text to go on; --overwrite starts anew",
+        )
+
+
+def finished(run: RunFolder, settings: Settings) -> str:
+    """Why the run has ended, unless its limits are now others."""
+    checkpoints = Checkpoints(run.path)
+    steps = checkpoints.steps()
+    state = checkpoints.state(steps[-1]) if steps else {}
+    return state["finished"] if state and limits(state) == limits(settings.said()["training"]) else ""
+
+
+def restore(
+    checkpoints: Checkpoints, model: Transformer, optimizer: torch.optim.Optimizer, limits_now: tuple[int, float]
+) -> Progress:
+    """Where the run stopped; with other limits than before, where it stood before its learning rate fell."""
+    steps = checkpoints.steps()
+    progress = Progress()
+    if steps and limits(checkpoints.state(steps[-1])) != limits_now:
+        steps = [step for step in steps if checkpoints.state(step)["decay"] is None] or steps
+    if steps:
+        progress = Progress.of(checkpoints.load(steps[-1], model, optimizer))
+        if limits(progress.record()) != limits_now:
+            progress.decay = None  # planned towards the limits of before, as a cosine is from its first step
+        checkpoints.keep(set(steps))
+        progress.best = [(score, step) for score, step in progress.best if step in steps]
+        progress.finished = ""
+    progress.max_steps, progress.max_minutes = limits_now
+    return progress

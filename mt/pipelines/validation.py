@@ -1,0 +1,104 @@
+"""How a model does while it trains, and which of its weights are worth keeping."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mt.corpus.batching import Batch, BatchSampler, make_batch
+from mt.corpus.encoded import EncodedCorpus
+from mt.corpus.tokenizer import Tokenizer
+from mt.decoding.translator import Translator
+from mt.device import Compute
+from mt.evaluation.metrics import quick_scores
+from mt.model.transformer import Transformer
+from mt.pipelines.prepare import PreparedRun
+from mt.pipelines.run_folder import RunFolder
+from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors
+from mt.training.loop import Progress, Record, Trainer, batch_loss
+
+logger = logging.getLogger(__name__)
+
+
+def to_batch(
+    corpus: EncodedCorpus, indices: np.ndarray, tokenizers: tuple[Tokenizer, Tokenizer], compute: Compute
+) -> Batch:
+    source, target = (tokenizer.specials for tokenizer in tokenizers)
+    return make_batch(corpus, indices, source, target, multiple=8 if compute.on_cuda else 1).to(compute.device)
+
+
+class Validation:
+    """Scores of the model as it stands: loss per token, BLEU and chrF of its translations; samples go to a file."""
+
+    def __init__(
+        self, run: RunFolder, prepared: PreparedRun, model: Transformer, compute: Compute, progress: Progress
+    ) -> None:
+        self.run, self.prepared, self.model, self.compute, self.progress = run, prepared, model, compute, progress
+        config, data = prepared.config, prepared.data
+        self.sources = data.valid_sources[: config.validation.max_sentences]
+        self.references = data.valid_references[: config.validation.max_sentences]
+        sampler = BatchSampler(data.valid, batch_tokens=config.data.batch_tokens, seed=0)
+        self.batches = sampler.epoch(0)
+        # On the CPU translations are made in float32, as `mt translate` makes them.
+        translating = compute if compute.on_cuda else Compute(compute.device, "fp32")
+        self.translator = Translator(
+            [model],
+            prepared.tokenizers,
+            replace(prepared.decoding, beam=config.validation.beam),
+            translating,
+            threads=config.training.threads,
+        )
+
+    def __call__(self) -> Record:
+        translations = [translation.text for translation in self.translator.translate(self.sources)]
+        self.write_samples(translations)
+        language = self.prepared.config.data.target_language
+        return {"loss": self.loss(), **quick_scores(translations, self.references, language)}
+
+    @torch.inference_mode()
+    def loss(self) -> float:
+        """Cross-entropy without smoothing, in nats per target token."""
+        total, tokens = 0.0, 0
+        for indices in self.batches:
+            batch = to_batch(self.prepared.data.valid, indices, self.prepared.tokenizers, self.compute)
+            with self.compute.autocast():
+                total += batch_loss(self.model, batch, 0.0)[1].item()  # sync: a validation may
+            tokens += batch.target_tokens
+        return total / tokens
+
+    def write_samples(self, translations: list[str]) -> None:
+        count = self.prepared.config.validation.samples
+        blocks = [f"step {self.progress.step:,}"]
+        for source, reference, hypothesis in list(zip(self.sources, self.references, translations))[:count]:  # noqa: B905
+            blocks.append(f"  source      {source}\n  reference   {reference}\n  hypothesis  {hypothesis}\n")
+        with open(self.run.samples, "a", encoding="utf-8") as stream:
+            stream.write("\n".join(blocks) + "\n")
+
+
+def choose_weights(trainer: Trainer, run: RunFolder) -> None:
+    """Leave in the run folder the best weights, or the average of the best ones where that scores better."""
+    best = trainer.progress.best
+    paths = [trainer.checkpoints.path(step) / "model.safetensors" for _, step in best]
+    chosen = load_tensors(paths[0])
+    if len(best) > 1:
+        averaged = average(paths)
+        load_weights(trainer.model, averaged, "the average of the best checkpoints")
+        trainer.model.eval()
+        scores = trainer.validate()
+        metric = trainer.validation.metric
+        score = -scores["loss"] if metric == "loss" else scores[metric]
+        better = score > best[0][0]
+        if better:
+            chosen = averaged
+        trainer.log(
+            {"kind": "event", "event": "averaged", "steps": [step for _, step in best], **scores, "chosen": better}
+        )
+        logger.info(
+            "the average of the %s best checkpoints has %s %.2f on validation, the best one %.2f: %s is kept",
+            len(best), metric, abs(score), abs(best[0][0]), "the average" if better else "the best one",
+        )  # fmt: skip
+        load_weights(
+            trainer.model, load_tensors(trainer.checkpoints.path(trainer.progress.step) / "model.safetensors"), ""
+        )
+    save_tensors(run.model, chosen)

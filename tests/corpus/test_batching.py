@@ -1,0 +1,228 @@
+"""Updates and their tensors: every sentence once, in an order that two numbers fix; batches by hand."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from mt.corpus.batching import BatchSampler, make_batch, micro_batches, pad_rows, padding_mask
+from mt.corpus.tokenizer import Specials
+
+SPECIALS = Specials(pad=0, unk=1, bos=2, eos=3)
+
+
+class Side(list):
+    """Sentences in memory, as `EncodedSide` gives them."""
+
+    def __init__(self, sentences):
+        super().__init__(np.array(ids) for ids in sentences)
+        self.lengths = np.array([len(ids) for ids in sentences])
+
+
+@dataclass
+class Corpus:
+    source: Side
+    target: Side
+
+
+def random_corpus(count=300, seed=0):
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, 30, size=(2, count))
+    return Corpus(*(Side([[7] * (length - 1) + [3] for length in side]) for side in lengths))
+
+
+def sampler(corpus, batch_tokens=200, seed=1, weights=None):
+    return BatchSampler(corpus, batch_tokens=batch_tokens, seed=seed, weights=weights)
+
+
+def plain(updates):
+    return [update.tolist() for update in updates]
+
+
+BY_HAND = Corpus(
+    source=Side([[5, 3], [6, 7, 8, 3], [9, 3]]),
+    target=Side([[11, 12, 3], [13, 3], [14, 15, 3]]),
+)
+
+
+def test_a_batch_by_hand():
+    batch = make_batch(BY_HAND, np.array([1, 0]), SPECIALS, SPECIALS)
+    assert batch.source.tolist() == [[6, 7, 8, 3], [5, 3, 0, 0]]
+    assert batch.source_mask.tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch.target.tolist() == [[13, 3, 0], [11, 12, 3]]
+    assert batch.target_mask.tolist() == [[True, True, False], [True, True, True]]
+    assert batch.target_input[batch.target_mask].tolist() == [2, 13, 2, 11, 12]
+    assert batch.target_tokens == 5
+    assert batch.source.dtype == batch.target.dtype == batch.target_input.dtype == torch.int64
+
+
+def test_a_source_without_padding_has_no_mask():
+    batch = make_batch(BY_HAND, np.array([0, 2]), SPECIALS, SPECIALS)
+    assert batch.source_mask is None
+    assert batch.target_mask.all()
+    assert batch.target_input.tolist() == [[2, 11, 12], [2, 14, 15]]
+
+
+def test_lengths_are_rounded_up_and_what_is_added_is_masked():
+    batch = make_batch(BY_HAND, np.array([0, 2]), SPECIALS, SPECIALS, multiple=4)
+    assert batch.source.tolist() == [[5, 3, 0, 0], [9, 3, 0, 0]]
+    assert batch.source_mask.tolist() == [[True, True, False, False]] * 2
+    assert batch.target.tolist() == [[11, 12, 3, 0], [14, 15, 3, 0]]
+    assert batch.target_mask.tolist() == [[True, True, True, False]] * 2
+    assert batch.target_input[:, 1:3].tolist() == [[11, 12], [14, 15]]
+    assert batch.target_tokens == 6
+
+
+def test_each_side_is_padded_with_its_own_id():
+    theirs = Specials(pad=90, unk=91, bos=92, eos=3)
+    batch = make_batch(BY_HAND, np.array([0, 1]), SPECIALS, theirs)
+    assert batch.source[0].tolist() == [5, 3, 0, 0]
+    assert batch.target[1].tolist() == [13, 3, 90]
+    assert batch.target_input[:, 0].tolist() == [92, 92]
+
+
+def test_a_batch_moves_whole(device):
+    batch = make_batch(BY_HAND, np.array([1, 0]), SPECIALS, SPECIALS)
+    there = batch.to(device)
+    for name in ("source", "source_mask", "target_input", "target", "target_mask"):
+        assert getattr(there, name).device.type == device.type
+        assert torch.equal(getattr(there, name).cpu(), getattr(batch, name))
+    assert there.target_tokens == batch.target_tokens
+    full = make_batch(BY_HAND, np.array([0]), SPECIALS, SPECIALS)
+    assert full.to(device).source_mask is None
+
+
+def test_rows_are_padded_on_the_right_to_a_multiple():
+    rows = [np.array([5]), np.array([6, 7, 8])]
+    assert pad_rows(rows, 9).tolist() == [[5, 9, 9], [6, 7, 8]]
+    assert pad_rows(rows, 9, multiple=3).shape == (2, 3)
+    assert pad_rows(rows, 9, multiple=2).tolist() == [[5, 9, 9, 9], [6, 7, 8, 9]]
+    assert padding_mask(np.array([1, 3]), 3).tolist() == [[True, False, False], [True, True, True]]
+    assert padding_mask(np.array([3, 3]), 3) is None
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_an_epoch_holds_every_sentence_once(number):
+    updates = sampler(random_corpus()).epoch(number)
+    assert sorted(np.concatenate(updates).tolist()) == list(range(300))
+    assert all(len(update) for update in updates)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 200, 1000, 10**6])
+def test_updates_are_about_equal_and_near_the_budget(batch_tokens):
+    """The corpus is cut evenly, up to the sentence that lies across a cut."""
+    corpus = random_corpus()
+    lengths = corpus.target.lengths
+    updates = sampler(corpus, batch_tokens).epoch(0)
+    count = max(1, round(lengths.sum() / batch_tokens))
+    share = lengths.sum() / count
+    if batch_tokens >= 40:  # no update is empty then
+        assert len(updates) == count
+        assert all(abs(lengths[update].sum() - share) < lengths.max() for update in updates)
+    assert all(lengths[update].sum() < share + lengths.max() for update in updates)
+    if count > 1:
+        assert share == pytest.approx(batch_tokens, rel=1 / count)
+
+
+def test_an_update_holds_sentences_of_like_length():
+    corpus = random_corpus(2000)
+    spans = sorted(
+        (corpus.target.lengths[update].min(), corpus.target.lengths[update].max())
+        for update in sampler(corpus, 500).epoch(0)
+    )
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_among_sentences_of_one_target_length_those_of_like_source_length_stand_together():
+    generator = np.random.default_rng(3)
+    source = generator.integers(1, 30, 400)
+    corpus = Corpus(Side([[7] * length for length in source]), Side([[7] * 10] * 400))
+    spans = sorted((source[update].min(), source[update].max()) for update in sampler(corpus, 500).epoch(0))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_an_epoch_depends_on_its_seed_and_number_alone():
+    corpus = random_corpus()
+    once = sampler(corpus)
+    for number in (5, 0):
+        once.epoch(number)  # what was drawn before does not count
+    assert plain(once.epoch(2)) == plain(sampler(corpus).epoch(2))
+    assert plain(once.epoch(2)) != plain(once.epoch(3))
+    assert plain(once.epoch(2)) != plain(sampler(corpus, seed=2).epoch(2))
+
+
+def test_epochs_group_sentences_anew_and_do_not_run_from_short_to_long():
+    corpus = random_corpus()
+    one, two = sampler(corpus).epoch(0), sampler(corpus).epoch(1)
+    assert {frozenset(update.tolist()) for update in one} != {frozenset(update.tolist()) for update in two}
+    longest = [int(corpus.target.lengths[update].max()) for update in one]
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize("done", [0, 1, 9, 23, 24, 25, 50])
+def test_updates_resumed_where_they_stopped_are_those_of_an_uninterrupted_stream(done):
+    corpus = random_corpus()
+    uninterrupted = list(islice(sampler(corpus).updates(0, 0), 80))
+    _, epoch, position = uninterrupted[done - 1] if done else (None, 0, 0)
+    resumed = islice(sampler(corpus).updates(epoch, position), 80 - done)
+    for (ours, *after), (theirs, *expected) in zip(resumed, uninterrupted[done:], strict=True):
+        assert ours.tolist() == theirs.tolist()
+        assert after == expected
+
+
+def test_the_stream_runs_through_epoch_after_epoch():
+    corpus = random_corpus()
+    epochs = [sampler(corpus).epoch(number) for number in range(2)]
+    stream = list(islice(sampler(corpus).updates(0, 0), len(epochs[0]) + len(epochs[1])))
+    assert plain(update for update, _, _ in stream) == plain([*epochs[0], *epochs[1]])
+    assert stream[0][1:] == (0, 1)
+    assert stream[len(epochs[0]) - 1][1:] == (1, 0)
+    assert stream[-1][1:] == (2, 0)
+
+
+def test_weights_are_how_often_an_epoch_holds_a_sentence():
+    weights = np.repeat([2.5, 1.0, 0.0, 0.25], 100)
+    corpus = random_corpus(400)
+    totals = Counter()
+    for number in range(40):
+        counts = Counter(np.concatenate(sampler(corpus, weights=weights).epoch(number)).tolist())
+        assert {counts[i] for i in range(100)} == {2, 3}
+        assert {counts[i] for i in range(100, 200)} == {1}
+        assert {counts[i] for i in range(200, 300)} == {0}
+        assert {counts[i] for i in range(300, 400)} == {0, 1}
+        totals.update(counts)
+    share = sum(totals[i] for i in range(100)) / 4000
+    assert abs(share - 2.5) < 5 * 0.5 / 4000**0.5  # five standard deviations of 4,000 fair coins
+    rare = sum(totals[i] for i in range(300, 400)) / 4000
+    assert abs(rare - 0.25) < 5 * (0.25 * 0.75 / 4000) ** 0.5
+
+
+def test_weights_of_one_are_no_weights_but_for_the_order():
+    corpus = random_corpus()
+    updates = sampler(corpus, weights=np.ones(300)).epoch(0)
+    assert sorted(np.concatenate(updates).tolist()) == list(range(300))
+
+
+@pytest.mark.parametrize("budget", [1, 20, 29, 30, 75, 200])
+def test_parts_of_an_update_keep_to_the_budget_or_are_one_sentence(budget):
+    corpus = random_corpus()
+    indices = np.random.default_rng(4).permutation(300)[:40]
+    parts = micro_batches(corpus, indices, budget)
+    assert np.concatenate(parts).tolist() == indices.tolist()
+    tokens = [corpus.target.lengths[part].sum() for part in parts]
+    assert all(count <= budget or len(part) == 1 for count, part in zip(tokens, parts, strict=True))
+    following = [corpus.target.lengths[part[0]] for part in parts[1:]]
+    assert all(count + first > budget for count, first in zip(tokens, following, strict=False))  # no part too small
+
+
+def test_an_update_within_the_budget_or_without_one_stays_whole():
+    corpus = random_corpus()
+    indices = np.arange(10)
+    total = int(corpus.target.lengths[:10].sum())
+    for budget in (0, total, total + 1):
+        assert plain(micro_batches(corpus, indices, budget)) == [list(range(10))]
+    assert len(micro_batches(corpus, indices, total - 1)) == 2

@@ -1,0 +1,112 @@
+"""A corpus on disk: what was written is read, in the smallest type, without pairs that are too long."""
+
+import numpy as np
+import pytest
+
+from mt.corpus import encoded as module
+from mt.corpus.encoded import EncodedCorpus, encode_corpus
+from mt.corpus.tokenizer import Specials
+
+EOS = 3
+
+
+class Numbers:
+    """A tokenizer whose text is its ids: "7 9" is [7, 9]."""
+
+    def __init__(self, size):
+        self.size = size
+        self.specials = Specials(pad=0, bos=2, eos=EOS, unk=1)
+
+    def encode(self, lines, threads=1):
+        return [[int(word) for word in line.split()] for line in lines]
+
+
+PAIRS = [("7 8", "9"), ("10", "11 12 13"), ("", "14"), ("15 16 17", "18")]
+SENTENCES = [([7, 8, 3], [9, 3]), ([10, 3], [11, 12, 13, 3]), ([3], [14, 3]), ([15, 16, 17, 3], [18, 3])]
+
+
+def encode(pairs, folder, sizes=(100, 100), max_tokens=50):
+    return encode_corpus(pairs, folder, (Numbers(sizes[0]), Numbers(sizes[1])), max_tokens=max_tokens, threads=1)
+
+
+def sentences_of(corpus):
+    return [(corpus.source[i].tolist(), corpus.target[i].tolist()) for i in range(len(corpus))]
+
+
+def test_what_was_written_is_read(tmp_path):
+    assert encode(PAIRS, tmp_path).tolist() == [True] * 4
+    corpus = EncodedCorpus(tmp_path)
+    assert len(corpus) == len(corpus.target) == 4
+    assert sentences_of(corpus) == SENTENCES
+    assert corpus.source.lengths.tolist() == [3, 2, 1, 4]
+    assert corpus.target.lengths.tolist() == [2, 4, 2, 2]
+
+
+def test_the_files_are_the_ids_and_where_sentences_start(tmp_path):
+    encode(PAIRS, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "source.ids",
+        "source.offsets",
+        "target.ids",
+        "target.offsets",
+    ]
+    assert np.fromfile(tmp_path / "source.ids", np.uint16).tolist() == [7, 8, 3, 10, 3, 3, 15, 16, 17, 3]
+    assert np.fromfile(tmp_path / "source.offsets", np.int64).tolist() == [0, 3, 5, 6, 10]
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
+def test_ids_take_two_bytes_while_the_vocabulary_allows(tmp_path, size, dtype):
+    encode([(f"{size - 1} 5", "6")], tmp_path, sizes=(size, 100))
+    corpus = EncodedCorpus(tmp_path)
+    assert corpus.source.ids.dtype == dtype
+    assert corpus.target.ids.dtype == np.uint16  # each side by its own vocabulary
+    assert corpus.source[0].tolist() == [size - 1, 5, EOS]
+    assert (tmp_path / "source.ids").stat().st_size == 3 * np.dtype(dtype).itemsize
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "kept"),
+    [
+        (4, [True, True, True, True]),
+        (3, [True, False, True, False]),
+        (2, [False, False, True, False]),
+        (1, [False] * 4),
+    ],
+)
+def test_pairs_with_a_side_that_is_too_long_are_left_out_and_reported(tmp_path, max_tokens, kept):
+    assert encode(PAIRS, tmp_path, max_tokens=max_tokens).tolist() == kept
+    if any(kept):
+        expected = [sentence for sentence, keep in zip(SENTENCES, kept, strict=True) if keep]
+        assert sentences_of(EncodedCorpus(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5])
+def test_blocks_of_any_size_make_the_same_corpus(tmp_path, monkeypatch, block):
+    """With `max_tokens` 3 some blocks of one sentence are left out whole."""
+    monkeypatch.setattr(module, "BLOCK", block)
+    assert encode(iter(PAIRS), tmp_path, max_tokens=3).tolist() == [True, False, True, False]
+    assert sentences_of(EncodedCorpus(tmp_path)) == [SENTENCES[0], SENTENCES[2]]
+
+
+def test_no_pairs_keep_nothing(tmp_path):
+    kept = encode([], tmp_path)
+    assert (kept.shape, kept.dtype) == ((0,), np.dtype(bool))
+    assert np.fromfile(tmp_path / "target.offsets", np.int64).tolist() == [0]
+    assert (tmp_path / "target.ids").stat().st_size == 0
+
+
+def test_a_corpus_is_read_through_the_memory_map(tmp_path):
+    encode(PAIRS, tmp_path)
+    corpus = EncodedCorpus(tmp_path)
+    assert isinstance(corpus.source.ids, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        corpus.source.ids[0] = 1
+
+
+def test_an_error_while_encoding_closes_the_files(tmp_path):
+    def broken():
+        yield PAIRS[0]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        encode(broken(), tmp_path)

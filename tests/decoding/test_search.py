@@ -1,0 +1,388 @@
+"""Beam search by hand, against brute force and argmax, and one sentence against many.
+
+Two kinds of model: a table of probabilities, whose next token depends on the last one alone, for examples that can be
+followed on paper; and tiny random Transformers, where a wrong row, past or mask would be seen.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from mt.decoding import search as module
+from mt.decoding.search import Beams, Rules, SearchConfig, next_logits, search, settled, step
+from mt.errors import ConfigError
+from mt.model.config import ModelConfig
+from mt.model.transformer import Transformer
+
+BOS, EOS, A, B_, C, D = range(6)  # of tables
+PAD, UNK, START, END = 0, 1, 2, 3  # of Transformers, whose words are 4 to 8
+WORDS = range(4, 9)
+SPECIALS = {"bos": START, "eos": END, "forbidden": (PAD, UNK, START)}
+
+
+@dataclass
+class TableState:
+    """What `search` asks of a state; a row knows its sentence's kind and nothing of its past."""
+
+    kinds: torch.Tensor  # (B,)
+    beams: int = 0
+
+    def with_past(self, beams, max_length):
+        return TableState(self.kinds, beams)
+
+    def reorder(self, rows):
+        assert torch.equal(self.kinds.repeat_interleave(self.beams)[rows], self.kinds.repeat_interleave(self.beams))
+
+    def select(self, sentences):
+        self.kinds = self.kinds[sentences]
+
+
+class TableModel:
+    """Probabilities of the next token by the sentence's kind, which is its first source id, and the last token.
+
+    Tokens that are not named are impossible; after a token that has no row, all are alike.
+    """
+
+    def __init__(self, *kinds):
+        probabilities = torch.full((len(kinds), 6, 6), 1 / 6)
+        for kind, rows in enumerate(kinds):
+            for last, following in rows.items():
+                probabilities[kind, last] = torch.tensor([following.get(token, 0.0) for token in range(6)])
+        self.log_probs = probabilities.log()
+
+    def encode(self, source, mask):
+        return TableState(source[:, 0])
+
+    def decode(self, ids, state):
+        return self.log_probs[state.kinds.repeat_interleave(state.beams), ids[:, 0]][:, None]
+
+
+def search_table(model, kinds, limits, **settings):
+    source = torch.tensor(kinds)[:, None]
+    return search([model], source, None, limits, SearchConfig(**settings), bos=BOS, eos=EOS, forbidden=(BOS,))
+
+
+def random_model(seed, device="cpu"):
+    """A Transformer whose decoder is wild enough to prefer different tokens at different times, `</s>` among them."""
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        source_vocabulary=9,
+        target_vocabulary=9,
+        share_embeddings=True,
+        width=8,
+        heads=2,
+        feed_forward=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        max_positions=40,
+    )
+    model = Transformer(config).eval().requires_grad_(False)
+    for parameter in model.decoder.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(4)
+    return model.to(device)
+
+
+def random_sentences(count, seed=0):
+    """Source ids ended by `</s>`, of 1 to 8 words."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 9, (count,), generator=generator).tolist()
+    return [[*torch.randint(4, 9, (length,), generator=generator).tolist(), END] for length in lengths]
+
+
+def search_all(models, sentences, limits, device="cpu", **settings):
+    """One search over all sentences, padded."""
+    longest = max(map(len, sentences))
+    source = torch.tensor([[*ids, *[PAD] * (longest - len(ids))] for ids in sentences], device=device)
+    mask = torch.tensor([[i < len(ids) for i in range(longest)] for ids in sentences], device=device)
+    return search(models, source, mask, limits, SearchConfig(**settings), **SPECIALS)
+
+
+def log_prob(models, source, ids):
+    """The teacher-forced log-probability of target ids and `</s>`, by the mean of the models' probabilities."""
+    device = models[0].output_weight.device
+    target = torch.tensor([[START, *ids]], device=device)
+    each = [model.decode(target, model.encode(torch.tensor([source], device=device))) for model in models]
+    probabilities = torch.stack([logits[0].double().softmax(-1) for logits in each]).mean(0)
+    return sum(probabilities[i, token].log().item() for i, token in enumerate([*ids, END]))
+
+
+def every_hypothesis(models, source, limit):
+    """The log-probability of every translation of less than `limit` words."""
+    hypotheses = itertools.chain(*(itertools.product(WORDS, repeat=length) for length in range(limit)))
+    return {ids: log_prob(models, source, ids) for ids in hypotheses}
+
+
+def argmax_loop(model, source, limit):
+    """Greedy search without a cache: reread everything for each token."""
+    state, ids = model.encode(torch.tensor([source], device=model.output_weight.device)), []
+    while len(ids) + 1 < limit:
+        logits = model.decode(torch.tensor([[START, *ids]], device=model.output_weight.device), state)[0, -1]
+        logits[list(SPECIALS["forbidden"])] = -torch.inf
+        if logits.argmax() == END:
+            break
+        ids.append(int(logits.argmax()))
+    return ids
+
+
+def assert_same(found, expected):
+    """Equal to the tolerance that the design allows: scores to 1e-3, other words only on a tie to 1e-4."""
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.ids == other.ids or abs(one.normalized_score - other.normalized_score) < 1e-4
+            assert one.score == pytest.approx(other.score, abs=1e-3)
+
+
+def rules(limits, forbidden=(BOS,), length_penalty=1.0, wanted=1):
+    return Rules(
+        eos=EOS,
+        forbidden=torch.tensor(forbidden),
+        length_penalty=length_penalty,
+        wanted=wanted,
+        limits=torch.tensor(limits),
+        shortest_limit=min(limits),
+    )
+
+
+def logs(*rows):
+    return torch.tensor(rows).log()
+
+
+BEFORE = Beams(  # two sentences, two beams each, one token so far; the second has one that ended at once
+    scores=logs([0.6, 0.4], [0.5, 0.3]),
+    tokens=torch.tensor([[A, B_], [A, B_]]),
+    parents=torch.zeros(2, 2, dtype=torch.long),
+    ended=torch.tensor([[-math.inf, -math.inf], [-2.0, -math.inf]]),
+    ended_scores=torch.tensor([[-math.inf, -math.inf], [-2.0, -math.inf]]),
+    ended_lengths=torch.tensor([[0, 0], [1, 0]]),
+    ended_parents=torch.zeros(2, 2, dtype=torch.long),
+    settled=torch.tensor([False, False]),
+)
+NEXT = logs(  # (B, K, V): probabilities of <s>, </s>, a, b
+    [[0.2, 0.4, 0.3, 0.1], [0.1, 0.1, 0.1, 0.7]],
+    [[0.1, 0.15, 0.5, 0.25], [0.1, 0.4, 0.2, 0.3]],
+)
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_a_step_by_hand(shift):
+    """Candidates: b of beam 1 .28, </s> of 0 .24, a of 0 .18; and a of 0 .25, b of 0 .125, </s> of 1 .12, third."""
+    after = step(BEFORE, NEXT + shift, 1, rules([9, 9]))  # logits are log-probabilities up to a constant
+    torch.testing.assert_close(after.scores, logs([0.28, 0.18], [0.25, 0.125]))
+    assert after.tokens.tolist() == [[B_, A], [A, B_]]
+    assert after.parents.tolist() == [[1, 0], [0, 0]]
+    torch.testing.assert_close(after.ended[0, 0].item(), math.log(0.24) / 2)
+    torch.testing.assert_close(after.ended_scores[0, 0].item(), math.log(0.24))
+    assert (after.ended_lengths[0, 0], after.ended_parents[0, 0]) == (2, 0)
+    assert after.ended[0, 1] == after.ended[1, 1] == -math.inf
+    assert (after.ended[1, 0], after.ended_lengths[1, 0]) == (-2.0, 1)  # </s> third among two beams: not ended
+
+
+def test_a_step_at_the_limit_of_one_sentence_ends_that_one_alone():
+    after = step(BEFORE, NEXT.clone(), 1, rules([2, 3], length_penalty=0.0))
+    torch.testing.assert_close(after.ended[0], logs(0.6 * 0.4, 0.4 * 0.1))
+    assert after.ended_parents[0].tolist() == [0, 1]
+    assert (after.scores[0] == -math.inf).all()
+    torch.testing.assert_close(after.scores[1], logs(0.25, 0.125))
+    assert after.settled.tolist() == [True, False]
+
+
+def test_the_better_of_two_that_ended_stands_first():
+    after = step(BEFORE, logs([[0.0, 0.1, 0.5, 0.4]] * 2, [[0.0, 0.9, 0.05, 0.05]] * 2), 1, rules([9, 9]))
+    torch.testing.assert_close(after.ended[1], torch.tensor([math.log(0.5 * 0.9) / 2, math.log(0.3 * 0.9) / 2]))
+    assert after.ended_lengths[1].tolist() == [2, 2]  # the one at -2.0 had to leave
+
+
+@pytest.mark.parametrize(
+    ("live", "ended", "length_penalty", "wanted", "expected"),
+    [
+        ([-3.0, -4.0], [-0.29, -math.inf], 1.0, 1, True),  # at best -3 / 10
+        ([-3.0, -4.0], [-0.31, -math.inf], 1.0, 1, False),
+        ([-4.0, -3.0], [-0.31, -math.inf], 1.0, 1, False),  # the best live one counts, wherever it stands
+        ([-3.0, -4.0], [-0.29, -math.inf], 1.0, 2, False),  # a second one is wanted
+        ([-3.0, -4.0], [-0.40, -0.50], 1.0, 1, True),  # as many have ended as there are beams
+        ([-3.0, -4.0], [-2.99, -math.inf], 0.0, 1, True),
+        ([-3.0, -4.0], [-3.01, -math.inf], 0.0, 1, False),
+        ([-math.inf, -math.inf], [-9.0, -math.inf], 1.0, 2, True),  # nothing lives
+    ],
+)
+def test_a_sentence_is_settled_when_nothing_live_can_be_ranked_higher(live, ended, length_penalty, wanted, expected):
+    found = settled(torch.tensor([live]), torch.tensor([ended]), rules([10], (), length_penalty, wanted))
+    assert found.tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("length_penalty", "expected"),
+    [
+        (0.0, [[], [A], [B_, C, D]]),  # -1.20, -1.71, -1.93
+        (0.3, [[], [B_, C, D], [A]]),  # -1.20, -1.93 / 1.52 = -1.27, -1.71 / 1.23 = -1.39
+        (0.45, [[B_, C, D], [], [A]]),  # -1.93 / 1.87 = -1.03, -1.20, -1.71 / 1.37 = -1.25
+        (0.6, [[B_, C, D], [A], []]),  # -1.93 / 2.30 = -0.84, -1.71 / 1.52 = -1.13, -1.20
+        (1.0, [[B_, C, D], [A], []]),  # -1.93 / 4 = -0.48, -1.71 / 2 = -0.86, -1.20
+    ],
+)
+def test_the_length_penalty_ranks_by_this_table(length_penalty, expected):
+    """Three hypotheses: .301 in one token, .3 x .6 = .180 in two, .399 x .363 = .145 in four."""
+    three = {
+        BOS: {EOS: 0.301, A: 0.3, B_: 0.399},
+        A: {EOS: 0.6, BOS: 0.4},  # <s> is forbidden: what goes there is lost
+        B_: {C: 1.0},
+        C: {D: 1.0},
+        D: {EOS: 0.363, BOS: 0.637},
+    }
+    found = search_table(TableModel(three), [0], [9], beam=3, nbest=3, length_penalty=length_penalty)[0]
+    assert [hypothesis.ids for hypothesis in found] == expected
+    by_length = {len(hypothesis.ids): hypothesis.score for hypothesis in found}
+    assert by_length == pytest.approx({0: math.log(0.301), 1: math.log(0.3 * 0.6), 3: math.log(0.399 * 0.363)})
+
+
+def test_fewer_hypotheses_are_returned_where_no_more_exist():
+    found = search_table(TableModel({BOS: {EOS: 0.7, A: 0.3}, A: {EOS: 1.0}}), [0], [6], beam=4, nbest=4)[0]
+    assert [hypothesis.ids for hypothesis in found] == [[], [A]]
+
+
+def test_at_the_limit_the_end_is_forced_and_its_log_probability_counted():
+    endless = TableModel({last: {EOS: 0.01, A: 0.99} for last in (BOS, A)})
+    best = search_table(endless, [0], [4], beam=1)[0][0]
+    assert best.ids == [A, A, A]
+    assert best.score == pytest.approx(3 * math.log(0.99) + math.log(0.01), abs=1e-5)
+
+
+def test_each_sentence_has_a_limit_of_its_own():
+    endless = TableModel({last: {EOS: 0.01, A: 0.99} for last in (BOS, A)})
+    found = search_table(endless, [0] * 5, [4, 1, 7, 2, 1], beam=1)
+    assert [len(hypotheses[0].ids) for hypotheses in found] == [3, 0, 6, 1, 0]
+
+
+def test_a_forbidden_id_is_never_produced_and_its_probability_given_to_no_other():
+    model = TableModel({BOS: {BOS: 0.9, A: 0.1}, A: {BOS: 0.5, EOS: 0.3, A: 0.2}})
+    one, two = search_table(model, [0], [3], beam=2, nbest=2, length_penalty=0.0)[0]
+    assert (one.ids, two.ids) == ([A], [A, A])
+    assert one.score == pytest.approx(math.log(0.1 * 0.3), abs=1e-5)
+    assert two.score == pytest.approx(math.log(0.1 * 0.2 * 0.3), abs=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+def test_what_a_settled_sentence_gets_does_not_wait_for_the_others(beam):
+    """Searched on, kind 0 would find `a </s>` or `a a </s>`, ranked above the last of the K that had ended."""
+    short = {BOS: {EOS: 0.4, A: 0.35, B_: 0.25}, A: {EOS: 0.5, A: 0.5}, B_: {EOS: 0.9, B_: 0.1}}
+    endless = {last: {EOS: 0.01, A: 0.99} for last in (BOS, A)}
+    model = TableModel(short, endless)
+    alone = search_table(model, [0], [10], beam=beam, nbest=beam)
+    beside = search_table(model, [1, 1, 1, 0, 1, 1], [10] * 6, beam=beam, nbest=beam)
+    assert beside[3] == alone[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0])
+def test_with_enough_beams_search_is_exhaustive(device, seed, length_penalty):
+    """All 31 translations of at most two of five words, and two more sentences in the batch."""
+    model, sentences = random_model(seed, device), random_sentences(3, seed)
+    found = search_all([model], sentences, [3, 3, 2], device, beam=40, nbest=6, length_penalty=length_penalty)
+    for source, limit, hypotheses in zip(sentences, [3, 3, 2], found, strict=True):
+        every = every_hypothesis([model], source, limit)
+        ranked = sorted((score / (len(ids) + 1) ** length_penalty for ids, score in every.items()), reverse=True)
+        assert [each.normalized_score for each in hypotheses] == pytest.approx(ranked[:6], abs=1e-4)
+        for each in hypotheses:
+            assert each.score == pytest.approx(every[tuple(each.ids)], abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_beam_is_a_plain_argmax_loop(device, seed):
+    model, sentences = random_model(seed, device), random_sentences(4, seed)
+    limits = [7, 9, 11, 13]
+    found = search_all([model], sentences, limits, device, beam=1)
+    expected = [argmax_loop(model, source, limit) for source, limit in zip(sentences, limits, strict=True)]
+    assert [hypotheses[0].ids for hypotheses in found] == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hypotheses_are_sorted_distinct_within_their_limits_and_made_of_words(device, seed):
+    model, sentences = random_model(seed, device), random_sentences(6, seed)
+    limits = [3, 5, 7, 9, 11, 13]
+    found = search_all([model], sentences, limits, device, beam=5, nbest=5)
+    for limit, hypotheses in zip(limits, found, strict=True):
+        assert len({tuple(each.ids) for each in hypotheses}) == len(hypotheses) == 5
+        ranks = [each.normalized_score for each in hypotheses]
+        assert ranks == sorted(ranks, reverse=True)
+        assert all(len(each.ids) < limit and set(each.ids) <= set(WORDS) for each in hypotheses)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_teacher_forced_log_probabilities(device, seed):
+    model, sentences = random_model(seed, device), random_sentences(6, seed)
+    found = search_all([model], sentences, [12] * 6, device, beam=4, nbest=4, length_penalty=0.6)
+    for source, hypotheses in zip(sentences, found, strict=True):
+        for each in hypotheses:
+            assert each.score == pytest.approx(log_prob([model], source, each.ids), abs=1e-4)
+            assert each.normalized_score == pytest.approx(each.score / (len(each.ids) + 1) ** 0.6, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_batch_of_many_equals_one_at_a_time(device, seed, beam):
+    model, sentences = random_model(seed, device), random_sentences(11, seed)
+    limits = [2 * len(ids) + 5 for ids in sentences]
+    many = search_all([model], sentences, limits, device, beam=beam, nbest=beam)
+    alone = [
+        search_all([model], [ids], [limit], device, beam=beam, nbest=beam)[0]
+        for ids, limit in zip(sentences, limits, strict=True)
+    ]
+    assert_same(many, alone)
+
+
+@pytest.mark.parametrize("ask_every", [3, 1000])
+def test_when_finished_sentences_leave_the_batch_changes_nothing(device, monkeypatch, ask_every):
+    model, sentences = random_model(3, device), random_sentences(11, 3)
+    limits = [2 * len(ids) + 5 for ids in sentences]
+    monkeypatch.setitem(module.ASK_EVERY, device.type, 1)
+    at_once = search_all([model], sentences, limits, device, beam=3, nbest=2)
+    monkeypatch.setitem(module.ASK_EVERY, device.type, ask_every)
+    assert_same(search_all([model], sentences, limits, device, beam=3, nbest=2), at_once)
+    assert len({len(hypotheses[0].ids) for hypotheses in at_once}) > 3  # they did finish at different steps
+
+
+def test_an_ensemble_of_a_model_and_itself_equals_the_model(device):
+    model, sentences = random_model(3, device), random_sentences(5, 3)
+    one = search_all([model], sentences, [12] * 5, device, beam=3, nbest=3)
+    assert_same(search_all([model, model], sentences, [12] * 5, device, beam=3, nbest=3), one)
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(device):
+    models, sentences = [random_model(seed, device) for seed in (0, 3, 5)], random_sentences(2, 1)
+    found = search_all(models, sentences, [3, 3], device, beam=40, nbest=5)
+    for source, hypotheses in zip(sentences, found, strict=True):
+        every = every_hypothesis(models, source, 3)
+        ranked = sorted((score / (len(ids) + 1) for ids, score in every.items()), reverse=True)
+        assert [each.normalized_score for each in hypotheses] == pytest.approx(ranked[:5], abs=1e-4)
+        assert [each.score for each in hypotheses] == pytest.approx([every[tuple(each.ids)] for each in hypotheses])
+
+
+def test_logits_of_an_ensemble_by_hand():
+    one, other = TableModel({BOS: {EOS: 0.5, A: 0.5}}), TableModel({BOS: {EOS: 0.1, A: 0.9}})
+    states = [TableState(torch.tensor([0]), beams=1) for _ in range(2)]
+    logits = next_logits([one, other], torch.tensor([[BOS]]), states)
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor([[0.0, 0.3, 0.7, 0.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam": 0}, "beam 0 is below 1"),
+        ({"beam": 3, "nbest": 4}, "4 best hypotheses of 3 beams cannot be returned"),
+        ({"nbest": 0}, "0 best hypotheses of 5 beams cannot be returned"),
+        ({"length_penalty": -0.1}, "length penalty -0.1 is negative"),
+    ],
+)
+def test_a_search_that_cannot_be_run_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**settings)
+
+
+def test_the_length_limit_grows_with_the_source():
+    config = SearchConfig(max_length_ratio=1.5, max_length_offset=4)
+    assert [config.max_target_tokens(tokens) for tokens in (1, 2, 5)] == [5, 7, 11]

@@ -1,0 +1,233 @@
+"""Lines to translations: nothing lost, nothing twice, nothing that depends on its neighbours."""
+
+import logging
+
+import pytest
+import torch
+
+from mt.corpus.tokenizer import LINE_BREAKS, Tokenizer, train_tokenizer
+from mt.decoding import translator as module
+from mt.decoding.search import Hypothesis, SearchConfig
+from mt.decoding.translator import ScoredText, Translator
+from mt.device import Compute
+from mt.model.config import ModelConfig
+from mt.model.transformer import Transformer
+
+LINES = ["the dog sees a cat", "a cat", "the small dog finds the big house", "who runs", "a dog and a cat and a house"]
+MAX_POSITIONS = 24
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    model, _ = train_tokenizer(LINES, vocabulary_size=290)
+    return Tokenizer(model)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    """Random, and wild enough to end some translations early; the first pieces, being bytes, come up often."""
+    torch.manual_seed(1)
+    config = ModelConfig(
+        source_vocabulary=tokenizer.size,
+        target_vocabulary=tokenizer.size,
+        share_embeddings=True,
+        width=8,
+        heads=2,
+        feed_forward=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        max_positions=MAX_POSITIONS,
+    )
+    model = Transformer(config).eval().requires_grad_(False)
+    for parameter in model.decoder.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(4)
+    return model
+
+
+@pytest.fixture
+def translator(model, tokenizer):
+    """What is under test, anew for each test, which may change its settings."""
+    compute = Compute(torch.device("cpu"), "fp32")
+    return Translator([model], (tokenizer, tokenizer), SearchConfig(beam=2), compute)
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """The calls of `search`: the shapes of their sources, their limits and keywords."""
+    calls = []
+    search = module.search
+
+    def counted(models, source, mask, limits, config, **settings):
+        calls.append((tuple(source.shape), list(limits), settings))
+        return search(models, source, mask, limits, config, **settings)
+
+    monkeypatch.setattr(module, "search", counted)
+    return calls
+
+
+def assert_same(found, expected):
+    """The same translations, other words only where two hypotheses are ranked within 1e-4."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.source == other.source
+        for ours, theirs in zip(one.hypotheses, other.hypotheses, strict=True):
+            assert ours.text == theirs.text or abs(ours.normalized_score - theirs.normalized_score) < 1e-4
+            assert ours.score == pytest.approx(theirs.score, abs=1e-3)
+
+
+def test_empty_and_white_lines_give_empty_translations_without_a_search(translator, searched):
+    white = ["", " ", "\t  ", "\u3000", "\r", "\u2028", "\x0c"]
+    found = translator.translate(white)
+    assert [translation.source for translation in found] == white
+    assert all(translation.hypotheses == [ScoredText("", 0.0, 0.0)] for translation in found)
+    assert [translation.text for translation in found] == [""] * len(white)
+    assert searched == []
+
+
+def test_no_lines_give_no_translations(translator):
+    assert translator.translate([]) == []
+
+
+def test_identical_lines_are_translated_once(translator, searched):
+    found = translator.translate([LINES[0], "", LINES[1], LINES[0], LINES[1], LINES[0]])
+    assert sum(shape[0] for shape, _, _ in searched) == 2
+    assert found[0] == found[3] == found[5]
+    assert found[2] == found[4]
+    assert found[0].source != found[2].source
+
+
+def test_lines_that_differ_in_a_space_are_different_lines(translator, searched):
+    translator.translate(["a cat", "a  cat", " a cat"])
+    assert sum(shape[0] for shape, _, _ in searched) == 3
+
+
+def test_order_is_kept_and_each_line_translated_as_alone(translator):
+    lines = [*LINES, "", *reversed(LINES)]
+    assert_same(translator.translate(lines), [translator.translate([line])[0] for line in lines])
+    assert len({translation.text for translation in translator.translate(LINES)}) > 1
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 25, 40])
+def test_the_size_of_batches_changes_no_translation(translator, batch_tokens):
+    lines = [f"{line} {word}" for line in LINES for word in ("now", "and then", "")]
+    expected = translator.translate(lines)
+    translator.batch_tokens = batch_tokens
+    assert_same(translator.translate(lines), expected)
+
+
+def test_a_batch_keeps_to_its_budget_or_is_one_sentence(translator):
+    sentences = [[4] * length for length in (3, 9, 1, 5, 2, 5, 30, 4)]
+    translator.batch_tokens = 10
+    batches = list(translator.batches(sentences))
+    assert sorted(i for batch in batches for i in batch) == list(range(8))
+    longest_first = [[len(sentences[i]) for i in batch] for batch in batches]
+    assert longest_first == [[30], [9], [5, 5], [4, 3], [2, 1]]
+
+
+def test_a_line_that_is_too_long_is_cut_with_a_warning_that_names_it(translator, tokenizer, caplog, searched):
+    long = " ".join(["dog"] * 2000)
+    count = len(tokenizer.encode([long])[0])
+    with caplog.at_level(logging.WARNING):
+        translator.translate(["a cat", "", long, long], first_number=1999)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"line 2,001 has {count:,} tokens; the model reads {MAX_POSITIONS - 1}: the rest is left untranslated"
+    ]
+    assert max(shape[1] for shape, _, _ in searched) == MAX_POSITIONS
+
+
+def test_a_cut_line_is_its_first_tokens_and_the_end(translator, tokenizer, caplog):
+    eos = tokenizer.specials.eos
+    fitting, long = list(range(4, 4 + MAX_POSITIONS - 1)), list(range(4, 4 + MAX_POSITIONS))
+    assert translator.fit(fitting, 1) == [*fitting, eos]
+    assert caplog.records == []
+    assert translator.fit(long, 2) == [*fitting, eos]
+    assert len(caplog.records) == 1
+
+
+def test_limits_depend_on_the_sentence_and_on_the_positions(translator, tokenizer, searched):
+    translator.config = SearchConfig(beam=1, max_length_ratio=1.5, max_length_offset=2)
+    lines = ["a cat", "the small dog finds the big house and the small dog"]
+    translator.translate(lines)
+    tokens = sorted((len(ids) + 1 for ids in tokenizer.encode(lines)), reverse=True)
+    assert searched[0][1] == [min(int(1.5 * count) + 2, MAX_POSITIONS) for count in tokens]
+    assert min(int(1.5 * tokens[0]) + 2, MAX_POSITIONS) == MAX_POSITIONS  # the second bound was tested
+
+
+def test_special_ids_but_the_end_are_forbidden(translator, tokenizer, searched):
+    translator.translate(["a cat"])
+    specials = tokenizer.specials
+    assert searched[0][2] == {
+        "bos": specials.bos,
+        "eos": specials.eos,
+        "forbidden": sorted([specials.pad, specials.bos, specials.unk]),
+    }
+
+
+def test_a_translation_never_contains_a_line_break(translator, tokenizer, monkeypatch):
+    ids = tokenizer.encode(["a\nb\rc\u2028d\x85e"])[0]
+    monkeypatch.setattr(module, "search", lambda *arguments, **settings: [[Hypothesis(ids, -2.0, -1.0)]])
+    assert translator.translate(["a cat"])[0].hypotheses == [ScoredText("a b c d e", -2.0, -1.0)]
+
+
+WEIRD = {
+    "a carriage return": "a\rcat",
+    "a line separator": "a\u2028cat\u2029dog\x85house\x0c",
+    "a null": "a \0 cat",
+    "a null alone": "\0",
+    "a byte-order mark": "\ufeffa cat",
+    "a byte-order mark alone": "\ufeff",
+    "emoji": "😀👩‍👩‍👧‍👦🏳️‍🌈",
+    "unseen scripts": "日本語 ไทย العربية",
+    "a private character": "\ue000\U0010ffff",
+    "the space of SentencePiece": "a▁cat ▁",
+    "names of special pieces": "<s> </s> <pad> <unk> <0x0A>",
+    "a word of 6,000 characters": "x" * 6000,
+    "a line of 2,000 words": "cat " * 2000,
+    "combining marks": "a" + "\u0301" * 500,
+}
+
+
+@pytest.mark.parametrize("line", WEIRD.values(), ids=WEIRD.keys())
+def test_weird_lines_are_translated_to_one_line_each_as_alone(translator, line):
+    found = translator.translate([LINES[0], line, LINES[1]])
+    assert [translation.source for translation in found] == [LINES[0], line, LINES[1]]
+    assert not any(LINE_BREAKS.search(translation.text) for translation in found)
+    assert_same(found, [translator.translate([each])[0] for each in (LINES[0], line, LINES[1])])
+
+
+def test_the_best_hypotheses_come_best_first(translator):
+    translator.config = SearchConfig(beam=3, nbest=3)
+    for translation in translator.translate(LINES):
+        ranks = [hypothesis.normalized_score for hypothesis in translation.hypotheses]
+        assert len(ranks) == 3
+        assert ranks == sorted(ranks, reverse=True)
+        assert translation.text == translation.hypotheses[0].text
+
+
+def test_an_ensemble_reads_as_far_as_its_shortest_model(model, tokenizer):
+    torch.manual_seed(2)
+    short = Transformer(
+        ModelConfig(
+            source_vocabulary=tokenizer.size,
+            target_vocabulary=tokenizer.size,
+            share_embeddings=True,
+            width=4,
+            heads=1,
+            feed_forward=8,
+            encoder_layers=1,
+            decoder_layers=1,
+            max_positions=9,
+        )
+    ).eval()
+    compute = Compute(torch.device("cpu"), "fp32")
+    both = Translator([model, short], (tokenizer, tokenizer), SearchConfig(beam=2), compute)
+    assert len(both.fit(list(range(4, 50)), 1)) == 9
+    assert len(both.translate([LINES[4]])) == 1
+
+
+def test_every_device_gives_the_same_translations(translator, model, tokenizer, device):
+    expected = translator.translate(LINES)
+    there = Translator([model.to(device)], (tokenizer, tokenizer), SearchConfig(beam=2), Compute(device, "fp32"))
+    found = there.translate(LINES)
+    model.to("cpu")
+    assert_same(found, expected)

@@ -1,0 +1,340 @@
+"""The other commands, and what all commands have in common: help, streams, exit codes, errors with hints."""
+
+import json
+import os
+import re
+import signal
+import tomllib
+
+import pytest
+import torch
+import typer
+
+from mt import __version__, cli
+from mt.errors import ExitCode
+from mt.pipelines import prepare
+from mt.training.checkpoint import Checkpoints, load_tensors
+
+FAST = ["--beam", 1, "--threads", 1]
+
+
+def command_paths(group: typer.Typer = cli.app, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command as the words that call it."""
+    names = [command.name or command.callback.__name__ for command in group.registered_commands]
+    below = [path for sub in group.registered_groups for path in command_paths(sub.typer_instance, (*above, sub.name))]
+    return [(*above, name) for name in names] + below
+
+
+# mt tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer(mt, corpus, tmp_path_factory):
+    """The prefix of a tokenizer trained on both sides of the corpus."""
+    prefix = tmp_path_factory.mktemp("tokenizer") / "words"
+    text = [corpus / "train.en", corpus / "train.de"]
+    outcome = mt("tokenizer", "train", *text, "--vocab-size", 290, "--type", "bpe", "--output", prefix)
+    assert outcome.code == 0, outcome.err
+    return prefix
+
+
+def test_a_tokenizer_is_a_model_and_a_readable_vocabulary(tokenizer):
+    rows = [line.split("\t") for line in tokenizer.with_suffix(".vocab").read_text().split("\n")[:-1]]
+    assert len(rows) == 290
+    assert [piece for piece, score in rows[:4]] == ["<pad>", "<unk>", "<s>", "</s>"]
+    assert all(float(score) <= 0 for piece, score in rows)
+
+
+def test_what_is_encoded_is_decoded_to_itself(mt, tokenizer):
+    model = ["--model", tokenizer.with_suffix(".model")]
+    text = "seven eleven\n\nzwölf  Ä 🙂 \nsix".encode()
+    encoded = mt("tokenizer", "encode", *model, stdin=text)
+    assert encoded.code == 0, encoded.err
+    assert encoded.out.split("\n")[0].split(" ")[0].startswith("▁s")
+    decoded = mt("tokenizer", "decode", *model, stdin=encoded.out.encode())
+    assert decoded.out.encode() == text + b"\n"
+
+
+def test_a_piece_that_does_not_exist_is_named_with_its_line(mt, tokenizer):
+    model = ["--model", tokenizer.with_suffix(".model")]
+    outcome = mt("tokenizer", "decode", *model, stdin="▁s\n▁nonsense\n".encode())
+    assert outcome.code == ExitCode.DATA
+    assert "standard input, line 2:" in outcome.err
+    assert "has no piece '▁nonsense'" in outcome.err
+
+
+def test_a_vocabulary_that_cannot_be_is_changed_with_both_numbers(mt, corpus, tmp_path):
+    for asked, verb in ((90_000, "lowered"), (20, "raised")):
+        flags = ["--vocab-size", asked, "--output", tmp_path / "words"]
+        outcome = mt("tokenizer", "train", corpus / "train.en", *flags)
+        assert outcome.code == 0
+        size = (tmp_path / "words.vocab").read_text().count("\n")
+        assert f"warning: vocabulary size {verb} from {asked:,} to {size:,} pieces" in outcome.err
+
+
+def test_a_tokenizer_needs_text_and_a_known_type(mt, corpus, tmp_path):
+    (tmp_path / "blank").write_text(" \n\n")
+    flags = ["--vocab-size", 300, "--output", tmp_path / "none"]
+    assert mt("tokenizer", "train", tmp_path / "blank", *flags).code == ExitCode.DATA
+    outcome = mt("tokenizer", "train", corpus / "train.en", *flags, "--type", "word")
+    assert (outcome.code, outcome.err) == (ExitCode.USAGE, "error: --type word is none of unigram, bpe\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["blank"]
+
+
+def test_a_tokenizer_that_is_none_is_a_model_error(mt, corpus):
+    outcome = mt("tokenizer", "encode", "--model", corpus / "train.en", stdin=b"one\n")
+    assert outcome.code == ExitCode.MODEL
+    assert f"{corpus / 'train.en'} is not a SentencePiece model" in outcome.err
+
+
+# mt evaluate, mt info, mt average
+
+
+def test_evaluating_a_model_is_evaluating_what_it_writes(mt, trained, corpus, tmp_path):
+    files = ["--source", corpus / "test.en", "--reference", corpus / "test.de", "--output", tmp_path / "test.de"]
+    whole = mt("evaluate", "--model", trained, *files, *FAST, "--format", "json")
+    assert whole.code == 0, whole.err
+    hypothesis = ["--hypothesis", tmp_path / "test.de", "--reference", corpus / "test.de"]
+    assert mt("evaluate", *hypothesis, "--format", "json").out == whole.out
+    record = json.loads(whole.out)
+    assert list(record) == ["metrics", "lines"]
+    assert record["lines"] == 20
+    assert [metric["name"] for metric in record["metrics"]] == ["BLEU", "chrF2", "TER"]
+    assert all(list(metric) == ["name", "score", "signature", "low", "high"] for metric in record["metrics"])
+    assert (tmp_path / "test.de").read_text() == mt("translate", "--model", trained, corpus / "test.en", *FAST).out
+
+
+def test_evaluate_wants_a_model_with_its_source_or_a_hypothesis(mt, trained, corpus):
+    model, source, hypothesis = (
+        ["--model", trained], ["--source", corpus / "test.en"], ["--hypothesis", corpus / "test.de"],
+    )  # fmt: skip
+    for given in ([], model, source, [*model, *hypothesis], [*hypothesis, *source], [*model, *source, *hypothesis]):
+        outcome = mt("evaluate", "--reference", corpus / "test.de", *given)
+        assert outcome.code == ExitCode.USAGE
+        assert outcome.err.startswith("error: give either --model with --source, or --hypothesis\nhint:  ")
+
+
+def test_evaluate_names_both_line_counts(mt, trained, corpus):
+    flags = ["--source", corpus / "test.en", "--reference", corpus / "train.de"]
+    outcome = mt("evaluate", "--model", trained, *flags)
+    assert outcome.code == ExitCode.DATA
+    assert f"{corpus}/test.en has 20 lines, {corpus}/train.de has 300" in outcome.err
+
+
+def test_info_says_what_a_run_holds(mt, trained):
+    record = json.loads(mt("info", trained, "--format", "json").out)
+    parameters = sum(tensor.numel() for tensor in load_tensors(trained / "model.safetensors").values())
+    assert record["parameters"] == parameters
+    assert record["languages"] == {"source": "en", "target": "de"}
+    assert (record["training"]["step"], record["training"]["finished"]) == (40, "max_steps 40")
+    assert record["training"]["checkpoints"] == Checkpoints(trained).steps()
+    assert record["provenance"]["mt"] == __version__
+
+    text = mt("info", trained).out
+    rows = dict(re.split(r"\s+", line, maxsplit=1) for line in text.splitlines() if not line.startswith("made"))
+    assert rows["languages"] == "en -> de"
+    assert f"{parameters:,} parameters: 1+1 layers, 32 wide, 2 heads, 64 feed-forward, pre-norm" in rows["model"]
+    assert rows["training"].startswith("40 steps, ")
+    assert rows["training"].endswith("; max_steps 40")
+
+
+def test_info_on_a_run_that_is_not_finished_or_has_no_checkpoints(mt, run):
+    state = Checkpoints(run).path(40) / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": ""}))
+    assert "not finished: mt train --output goes on with it" in mt("info", run).out
+    (run / "checkpoints").rename(run / "elsewhere")
+    outcome = mt("info", run)
+    assert (outcome.code, "training" in outcome.out) == (0, False)
+
+
+def test_an_average_is_the_mean_of_the_last_checkpoints(mt, trained, tmp_path):
+    steps = Checkpoints(trained).steps()[-3:]
+    outcome = mt("average", trained, "--last", 3, "--output", tmp_path / "mean")
+    assert outcome.code == 0, outcome.err
+    files = [load_tensors(Checkpoints(trained).path(step) / "model.safetensors") for step in steps]
+    averaged = load_tensors(tmp_path / "mean" / "model.safetensors")
+    assert averaged.keys() == files[0].keys()
+    for name, tensor in averaged.items():
+        one, two, three = (file[name] for file in files)
+        torch.testing.assert_close(tensor, (one + two + three) / 3, atol=1e-6, rtol=0)
+    assert json.loads(mt("info", tmp_path / "mean", "--format", "json").out)["provenance"]["average_of"] == {
+        "run": str(trained),
+        "steps": steps,
+    }
+    assert mt("translate", "--model", tmp_path / "mean", *FAST, stdin=b"one\n").out.count("\n") == 1
+
+
+def test_an_average_of_more_than_there_are_or_onto_something_is_refused(mt, trained, tmp_path):
+    kept = len(Checkpoints(trained).steps())
+    outcome = mt("average", trained, "--last", 99, "--output", tmp_path / "mean")
+    assert outcome.code == ExitCode.MODEL
+    assert f"{trained} keeps {kept} checkpoints; 99 were asked for" in outcome.err
+    outcome = mt("average", trained, "--last", 2, "--output", tmp_path)
+    assert (outcome.code, f"{tmp_path} is already there" in outcome.err) == (ExitCode.MODEL, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# What all commands have in common
+
+
+def test_the_version_goes_to_standard_output(mt):
+    outcome = mt("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"mt {__version__}\n", "")
+
+
+@pytest.mark.parametrize("path", [(), ("tokenizer",), *command_paths()], ids=" ".join)
+def test_every_command_has_help_and_so_has_each_of_its_options(mt, path):
+    outcome = mt(*path, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.match(rf"Usage: .*{' '.join(path)} \[OPTIONS\]", outcome.out)
+    described = outcome.out.split("Options:")[1]
+    options = re.findall(r"^  (--[a-z-]+)(.*(?:\n {4,}.*)*)", described, re.MULTILINE)
+    assert options
+    for option, rest in options:
+        assert re.search(r"\s{2,}\S", rest), f"{option} has no help"
+
+
+def test_a_mistake_in_the_flags_is_a_usage_error(mt, tmp_path):
+    for flags in (["translate"], ["translate", "--beam", 0], ["nonsense"], ["train", "--output"], ["info", "--nope"]):
+        outcome = mt(*flags)
+        assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+        assert "Traceback" not in outcome.err
+
+
+def test_every_setting_is_shown_as_toml(mt):
+    outcome = mt("train", "--output", "none", "--show-config")
+    assert (outcome.code, outcome.err) == (0, "")
+    shown = tomllib.loads(outcome.out)
+    assert list(shown) == ["tokenizer", "data", "model", "optimizer", "training", "validation"]
+    for section, values in shown.items():
+        for key, value in values.items():
+            if isinstance(value, list):
+                continue
+            text = value if isinstance(value, str) and value else json.dumps(value)
+            again = mt("train", "--output", "none", "--set", f"{section}.{key}={text}", "--show-config")
+            assert again.out == outcome.out, f"{section}.{key}"
+
+
+def test_the_settings_shown_are_a_recipe(mt, trained, tmp_path):
+    shown = mt("train", "--output", "none", "--config", trained / "run.toml", "--show-config").out
+    (tmp_path / "recipe.toml").write_text(shown)
+    again = mt("train", "--output", "none", "--config", tmp_path / "recipe.toml", "--show-config").out
+    assert tomllib.loads(again) == tomllib.loads(shown)
+    assert tomllib.loads(shown)["model"]["width"] == 32
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "hint"),
+    [
+        (["--set", "optimizer.warmup=5"], "--set: optimizer.warmup is not a setting", "did you mean warmup_steps?"),
+        (["--set", "optimiser.beta1=0.5"], "--set: [optimiser] is not a setting", "did you mean optimizer?"),
+        (["--set", "model.heads=3"], "model.width 256 is not an even multiple of model.heads 3", "choose a width"),
+        (["--set", "model.heads=two"], "model.heads = 'two' is not a whole number", ""),
+        (["--set", "max_steps=5"], "--set 'max_steps=5' is not section.key=value", "for instance: --set "),
+        (["--set", "training.max_steps=-1"], "training.max_steps is negative", ""),
+        (["--set", "optimizer.schedule=cosine"], "the schedule cosine needs --max-steps", ""),
+        (["--set", "optimizer.schedule=warmup_stable_decay"], "the schedule warmup_stable_decay", "add --max-steps"),
+        (["--preset", "huge"], "command line: the preset huge is not a setting", "did you mean "),
+        (["--precision", "fp8"], "--precision fp8 is none of auto, fp32, tf32, bf16", ""),
+        (["--device", "tpu"], "--device tpu is none of auto, cpu, cuda", ""),
+        (["--config", "/absent.toml"], "cannot read /absent.toml: No such file or directory", ""),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_before_anything_is_written(mt, corpus, tmp_path, flags, error, hint):
+    text = ["--train", corpus / "train.en", corpus / "train.de"]
+    outcome = mt("train", *text, "--output", tmp_path / "run", *flags)
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert outcome.err.startswith(f"error: {error}")
+    assert f"\nhint:  {hint}" in outcome.err if hint else "hint" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_in_a_recipe_names_the_file_and_the_nearest_key(mt, tmp_path):
+    (tmp_path / "recipe.toml").write_text("[training]\nmax_step = 5\n")
+    outcome = mt("train", "--config", tmp_path / "recipe.toml", "--output", tmp_path / "run")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err == (
+        f"error: {tmp_path}/recipe.toml: training.max_step is not a setting\nhint:  did you mean max_steps?\n"
+    )
+
+
+def test_training_without_text_says_how_to_give_it(mt, tmp_path):
+    outcome = mt("train", "--output", tmp_path / "run")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err == ("error: no training text is given\nhint:  mt train --train SOURCE TARGET --output RUN\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "cannot read {path}: No such file or directory"),
+        (b"", "{path} is empty"),
+        (b"one\n" * 299, "{source} has 300 lines, {path} has 299"),
+        (b"one\n" * 1_300, "{source} has 300 lines, {path} has 1,300"),
+        (b"one\n" * 10 + b"tw\xf6\n" + b"three\n" * 289, "{path}, line 11: not UTF-8"),
+    ],
+)
+def test_training_text_that_cannot_be_used_is_a_data_error_and_nothing_is_written(mt, corpus, tmp_path, content, error):
+    path, source = tmp_path / "train.de", corpus / "train.en"
+    if content is not None:
+        path.write_bytes(content)
+    outcome = mt("train", "--train", source, path, "--output", tmp_path / "run", "--max-steps", 1)
+    assert (outcome.code, outcome.out) == (ExitCode.DATA, "")
+    assert outcome.err.startswith(f"error: {error.format(path=path, source=source)}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_training_on_an_absent_device_is_a_device_error(train, tmp_path):
+    outcome = train(tmp_path / "run", "--device", "cuda")
+    assert outcome.code == ExitCode.DEVICE
+    assert not (tmp_path / "run").exists()
+
+
+def test_quiet_says_nothing_but_warnings(mt, corpus, tiny_flags, tmp_path):
+    text = ["--train", corpus / "train.en", corpus / "train.de", "--output", tmp_path / "run"]
+    outcome = mt("--quiet", "train", *text, *tiny_flags, "--max-steps", 2)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err == "".join(
+        line + "\n" for line in outcome.err.splitlines() if line.startswith("warning: tokenizer: vocabulary size")
+    )
+    outcome = mt("--quiet", "train", "--output", tmp_path / "run")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert mt("--quiet", "info", tmp_path / "absent").err.startswith("error: ")
+
+
+def test_training_says_all_it_has_to_say_on_standard_error(train, tmp_path):
+    outcome = train(tmp_path / "run", steps=10)
+    assert outcome.out == ""
+    assert "300 pairs read" in outcome.err
+    assert re.search(r"^step +5 │ loss +\d\.\d+ nats │ lr 1\.8e-03 │ +[\d,]+ target tok/s │", outcome.err, re.MULTILINE)
+    assert re.search(r"^step +10 │ validation loss \d\.\d+ nats │ bleu ", outcome.err, re.MULTILINE)
+    assert f"the model is in {tmp_path / 'run'}" in outcome.err
+
+
+def test_the_traceback_is_shown_for_debugging_only(mt, tmp_path):
+    plain, debugged = (mt(*flags, "info", tmp_path / "absent") for flags in ([], ["--debug"]))
+    assert plain.code == debugged.code == ExitCode.MODEL
+    assert "Traceback" not in plain.err
+    assert "Traceback (most recent call last)" in debugged.err
+    assert debugged.err.endswith(plain.err)
+
+
+def test_a_signal_before_training_stops_in_order(train, monkeypatch, tmp_path):
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(prepare, "make_tokenizers", interrupted)
+    outcome = train(tmp_path / "run")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (ExitCode.INTERRUPTED, "stopped")
+    monkeypatch.undo()
+    assert train(tmp_path / "run", steps=1).code == 0
+
+
+def test_a_result_for_which_nobody_waits_ends_silently(start_mt, trained):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = start_mt("info", trained, stdout=write_end)
+    os.close(write_end)
+    process.wait(timeout=60)
+    assert process.stderr.read() == b""

@@ -1,0 +1,542 @@
+"""`mt train` as a whole: what a run folder holds, and what the second command on the same folder does."""
+
+import hashlib
+import json
+import re
+import signal
+import time
+import tomllib
+from contextlib import contextmanager
+from itertools import count, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from mt.corpus.encoded import EncodedCorpus
+from mt.corpus.parallel import CorpusFiles
+from mt.corpus.tokenizer import Tokenizer
+from mt.errors import ExitCode
+from mt.pipelines import train as pipeline
+from mt.pipelines.prepare import read_prepared
+from mt.training.checkpoint import Checkpoints, load_tensors
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The checksum of every file in a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def log_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def last_checkpoint(run: Path) -> Path:
+    checkpoints = Checkpoints(run)
+    return checkpoints.path(checkpoints.steps()[-1])
+
+
+def prepared_folder(run: Path) -> Path:
+    (facts,) = (run / "cache").glob("*/facts.json")
+    return facts.parent
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Both runs came to the same weights, optimizer and published model, bit for bit."""
+    assert last_checkpoint(one).name == last_checkpoint(other).name
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (last_checkpoint(one) / name).read_bytes() == (last_checkpoint(other) / name).read_bytes(), name
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Lets the next training in this process be asked to stop after so many of its updates, as by Ctrl-C."""
+
+    def arrange(updates: int) -> None:
+        @contextmanager
+        def asked():
+            calls = count(1)
+            yield lambda: next(calls) == updates
+
+        monkeypatch.setattr(pipeline, "stop_on_signals", asked)
+
+    return arrange
+
+
+# What a run folder holds
+
+
+def test_a_run_folder_holds_what_the_guide_promises_and_nothing_else(trained):
+    assert {entry.name for entry in trained.iterdir()} == {
+        "model.safetensors", "config.json", "tokenizer.model", "run.toml", "log.jsonl", "samples.txt", "cache",
+        "checkpoints",
+    }  # fmt: skip
+    for checkpoint in (trained / "checkpoints").iterdir():
+        assert re.fullmatch(r"step-\d{8}", checkpoint.name)
+        names = {entry.name for entry in checkpoint.iterdir()}
+        assert names == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert [step for step in Checkpoints(trained).steps() if step % 10 == 0] == [10, 20, 30, 40]
+
+
+def test_config_json_says_what_the_model_is_and_where_it_comes_from(trained, corpus):
+    record = json.loads((trained / "config.json").read_text())
+    assert (record["format_version"], record["architecture"]) == ("1", "transformer")
+    assert record["languages"] == {"source": "en", "target": "de"}
+    assert (record["model"]["width"], record["model"]["encoder_layers"]) == (32, 1)
+    assert (record["decoding"]["beam"], record["decoding"]["length_penalty"]) == (5, 1.0)
+    tokenizer = Tokenizer.load(trained / "tokenizer.model")
+    assert record["tokenizer"]["source"]["size"] == record["model"]["target_vocabulary"] == tokenizer.size
+    provenance = record["provenance"]
+    assert provenance["seed"] == 1
+    assert {"mt", "python", "torch", "cuda", "command"} <= provenance.keys()
+    digest = hashlib.sha256((corpus / "train.en").read_bytes()).hexdigest()
+    assert provenance["corpora"][0] == {"path": str(corpus / "train.en"), "sha256": digest}
+
+
+def test_run_toml_holds_every_setting_and_no_auto(trained):
+    recipe = tomllib.loads((trained / "run.toml").read_text())
+    assert list(recipe) == ["tokenizer", "data", "model", "optimizer", "training", "validation"]
+    values = [value for section in recipe.values() for value in section.values()]
+    assert "auto" not in values
+    assert len(values) > 40
+    assert recipe["training"]["max_steps"] == 40
+    assert recipe["tokenizer"]["joint"] is True
+    assert recipe["data"]["source_language"] == "en"
+
+
+def test_the_log_has_a_record_a_line_with_kind_step_and_seconds(trained):
+    records = log_of(trained)
+    assert {record["kind"] for record in records} == {"train", "valid", "event"}
+    for before, after in pairwise(records):
+        assert before["step"] <= after["step"]
+        assert before["seconds"] <= after["seconds"]
+    steps = {kind: [r["step"] for r in records if r["kind"] == kind] for kind in ("train", "valid")}
+    assert steps == {"train": list(range(5, 41, 5)), "valid": [10, 20, 30, 40]}
+    assert [r["event"] for r in records if r["kind"] == "event"] == ["started", "decay", "averaged", "finished"]
+    for record in records:
+        if record["kind"] == "train":
+            assert {"loss", "learning_rate", "target_tokens_per_second", "memory_gib", "epoch"} <= record.keys()
+        if record["kind"] == "valid":
+            assert {"loss", "bleu", "chrf"} <= record.keys()
+
+
+def test_samples_have_a_block_a_validation_with_source_reference_and_hypothesis(trained):
+    text = (trained / "samples.txt").read_text()
+    blocks = re.split(r"^step ", text, flags=re.MULTILINE)[1:]
+    assert [block.split("\n")[0] for block in blocks[:4]] == ["10", "20", "30", "40"]
+    sources = (prepared_folder(trained) / "valid.source").read_text().splitlines()
+    references = (prepared_folder(trained) / "valid.target").read_text().splitlines()
+    for block in blocks:
+        assert re.findall("^  source      (.*)", block, re.MULTILINE) == sources[:5]
+        assert re.findall("^  reference   (.*)", block, re.MULTILINE) == references[:5]
+        assert len(re.findall("^  hypothesis  ", block, re.MULTILINE)) == 5
+
+
+def test_checkpoints_on_disk_are_bounded(train, tmp_path):
+    often = ["--set", "training.checkpoint_every_steps=1", "--set", "training.validate_every_steps=4"]
+    assert train(tmp_path / "run", *often, steps=30).code == 0
+    steps = Checkpoints(tmp_path / "run").steps()
+    assert steps[-5:] == [26, 27, 28, 29, 30]
+    assert len(steps) <= 5 + 3 + 1
+    best = [step for _, step in Checkpoints(tmp_path / "run").state(30)["best"]]
+    assert set(best) | {21} <= set(steps)
+
+
+# Text and tokenizers
+
+
+def test_without_validation_text_pairs_are_held_out_that_training_never_sees(trained, corpus):
+    sources = (corpus / "train.en").read_text().splitlines()
+    held_out = (prepared_folder(trained) / "valid.source").read_text().splitlines()
+    assert len(held_out) == 6
+    assert set(held_out) <= set(sources)
+    tokenizer = Tokenizer.load(trained / "tokenizer.model")
+    encoded = EncodedCorpus(prepared_folder(trained) / "train")
+    learned = {tokenizer.decode(encoded.source[i].tolist()) for i in range(len(encoded))}
+    assert learned == set(sources) - set(held_out)
+
+
+def test_given_validation_text_is_validated_on_and_everything_else_learned(train, corpus, tmp_path):
+    outcome = train(tmp_path / "run", "--valid", corpus / "valid.en", corpus / "valid.de", steps=2)
+    assert outcome.code == 0
+    assert "held out" not in outcome.err
+    prepared = prepared_folder(tmp_path / "run")
+    assert (prepared / "valid.source").read_bytes() == (corpus / "valid.en").read_bytes()
+    assert (prepared / "valid.target").read_bytes() == (corpus / "valid.de").read_bytes()
+    assert len(EncodedCorpus(prepared / "train")) == 300
+
+
+def test_validation_text_that_is_learned_too_is_warned_of(train, corpus, tmp_path):
+    outcome = train(tmp_path / "run", "--valid", corpus / "train.en", corpus / "train.de", steps=2)
+    assert "300 of its 300 sources stand in the training text too" in outcome.err
+
+
+def test_tab_separated_corpora_and_weights_come_from_the_recipe(mt, corpus, tmp_path):
+    tsv = tmp_path / "more.tsv"
+    pairs = zip(*[(corpus / f"valid.{side}").read_text().splitlines() for side in ("en", "de")], strict=True)
+    tsv.write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+        [tokenizer]
+        vocabulary_size = 300
+        [[data.train]]
+        source = "{corpus / "train.en"}"
+        target = "{corpus / "train.de"}"
+        [[data.train]]
+        tsv = "{tsv}"
+        weight = 2.5
+        [[data.valid]]
+        source = "{corpus / "test.en"}"
+        target = "{corpus / "test.de"}"
+        [model]
+        preset = "tiny"
+        encoder_layers = 1
+        [training]
+        max_steps = 2
+        threads = 1
+        """
+    )
+    outcome = mt("train", "--config", tmp_path / "recipe.toml", "--output", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    prepared = prepared_folder(tmp_path / "run")
+    assert json.loads((prepared / "facts.json").read_text())["pairs_of_corpora"] == [300, 20]
+    corpora = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de"), CorpusFiles(tsv=tsv, weight=2.5)]
+    assert read_prepared(prepared, corpora).weights.tolist() == [1.0] * 300 + [2.5] * 20
+    model = json.loads((tmp_path / "run" / "config.json").read_text())["model"]
+    assert (model["width"], model["encoder_layers"], model["decoder_layers"]) == (128, 1, 4)
+
+
+def test_flags_win_over_the_recipe_and_set_over_flags(mt, trained):
+    given = ["--config", trained / "run.toml", "--seed", 5, "--max-steps", 7, "--set", "training.max_steps=9"]
+    shown = tomllib.loads(mt("train", "--output", "none", *given, "--show-config").out)
+    assert (shown["training"]["seed"], shown["training"]["max_steps"]) == (5, 9)
+    assert (shown["model"]["width"], shown["validation"]["beam"]) == (32, 1)
+
+
+def test_different_scripts_get_tokenizers_of_their_own(mt, corpus, tmp_path):
+    letters = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абвгдежзийклмнопрстуфхцчшщ")
+    target = tmp_path / "train.ru"
+    target.write_text((corpus / "train.de").read_text().translate(letters))
+    flags = ["--vocab-size", 300, "--preset", "tiny", "--max-steps", 2, "--threads", 1, "--set", "data.batch_tokens=50"]
+    outcome = mt("train", "--train", corpus / "train.en", target, "--output", tmp_path / "run", *flags)
+    assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "run" / "tokenizer.model").exists()
+    for side, word in {"source": "seven", "target": "seven".translate(letters)}.items():
+        pieces = Tokenizer.load(tmp_path / "run" / f"{side}.model")
+        assert "<0x" not in "".join(pieces.pieces(pieces.encode([word])[0]))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["languages"]["target"] == "ru"
+    assert not config["model"]["share_embeddings"]
+    assert mt("translate", "--model", tmp_path / "run", stdin=b"one two\n").out.count("\n") == 1
+
+
+def test_given_tokenizers_are_used_as_they_are(train, mt, corpus, trained, tmp_path):
+    shared = trained / "tokenizer.model"
+    mt("tokenizer", "train", corpus / "train.de", "--vocab-size", 290, "--type", "bpe", "--output", tmp_path / "de")
+    assert train(tmp_path / "one", "--tokenizer", shared, steps=2).code == 0
+    assert (tmp_path / "one" / "tokenizer.model").read_bytes() == shared.read_bytes()
+    both = ["--tokenizer", shared, "--tokenizer", tmp_path / "de.model"]
+    assert train(tmp_path / "two", *both, steps=2).code == 0
+    assert (tmp_path / "two" / "source.model").read_bytes() == shared.read_bytes()
+    assert (tmp_path / "two" / "target.model").read_bytes() == (tmp_path / "de.model").read_bytes()
+
+
+def test_a_cache_can_be_shared_and_is_then_written_once(train, trained, tmp_path):
+    shared = ["--cache", tmp_path / "cache"]
+    assert train(tmp_path / "one", *shared).code == 0
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    assert train(tmp_path / "two", *shared).code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == times
+    assert not (tmp_path / "two" / "cache").exists()
+    assert_same_training(tmp_path / "two", trained)
+
+
+def test_a_deleted_cache_is_made_again(train, mt, trained, stop_after, monkeypatch, tmp_path):
+    stop_after(15)
+    assert train(tmp_path / "run").code == ExitCode.INTERRUPTED
+    monkeypatch.undo()
+    before = contents(tmp_path / "run" / "cache")
+    for path in sorted((tmp_path / "run" / "cache").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert mt("train", "--output", tmp_path / "run").code == 0
+    assert contents(tmp_path / "run" / "cache") == before
+    assert_same_training(tmp_path / "run", trained)
+
+
+# The same model again
+
+
+def test_the_same_seed_trains_the_same_model_and_another_another(train, trained, other, tmp_path):
+    assert train(tmp_path / "again").code == 0
+    assert_same_training(tmp_path / "again", trained)
+    assert (other / "model.safetensors").read_bytes() != (trained / "model.safetensors").read_bytes()
+
+
+def test_run_toml_repeats_the_run(mt, trained, tmp_path):
+    outcome = mt("train", "--config", trained / "run.toml", "--output", tmp_path / "again")
+    assert outcome.code == 0, outcome.err
+    assert_same_training(tmp_path / "again", trained)
+    assert (tmp_path / "again" / "run.toml").read_bytes() == (trained / "run.toml").read_bytes()
+
+
+@pytest.mark.parametrize(("stops", "command"), [([3], "whole"), ([20, 5], "output alone"), ([17, 15], "whole")])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    train, mt, trained, stop_after, monkeypatch, tmp_path, stops, command
+):
+    run = tmp_path / "run"
+    for updates in stops:
+        stop_after(updates)
+        stopped = train(run)
+        assert stopped.code == ExitCode.INTERRUPTED
+        assert "run the same command again to go on" in stopped.err
+    monkeypatch.undo()
+    outcome = train(run) if command == "whole" else mt("train", "--output", run)
+    assert outcome.code == 0, outcome.err
+    assert_same_training(run, trained)
+    resumed = [record["step"] for record in log_of(run) if record.get("event") == "resumed"]
+    assert resumed == [sum(stops[: n + 1]) for n in range(len(stops))]
+    assert (run / "run.toml").read_bytes() == (trained / "run.toml").read_bytes()
+
+
+def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, corpus, tiny_flags, tmp_path):
+    run = tmp_path / "run"
+    text = ["--train", corpus / "train.en", corpus / "train.de", "--output", run, "--max-steps", 100_000]
+    process = start_mt("train", *text, *tiny_flags, "--set", "training.log_every_steps=1")
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").is_file() or log_of(run)[-1]["step"] < 3:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    step = log_of(run)[-1]["step"]
+    assert re.search(rf"^stopped at step {step}; everything up to here is saved$", err.decode(), re.MULTILINE)
+    assert re.search(r"^hint:  run the same command again to go on$", err.decode(), re.MULTILINE)
+    assert "Traceback" not in err.decode()
+    assert Checkpoints(run).steps()[-1] == step
+    assert mt("translate", "--model", run, "--beam", 1, stdin=b"one two\n").code == 0
+
+
+# When training ends
+
+
+def test_training_ends_when_patience_does(train, tmp_path):
+    still = ["--set", "optimizer.peak_learning_rate=1e-12", "--set", "validation.patience=2"]
+    outcome = train(tmp_path / "run", *still, steps=60)
+    assert outcome.code == 0
+    assert "finished (no gain in 2 validations) after 30 steps" in outcome.err
+    assert "is finished (no gain in 2 validations)" in train(tmp_path / "run", *still, steps=60).err
+
+
+def test_without_a_limit_ten_validations_without_a_gain_are_enough(train, tmp_path):
+    still = ["--set", "optimizer.peak_learning_rate=1e-12", "--set", "training.validate_every_steps=1"]
+    outcome = train(tmp_path / "run", *still, steps=None)
+    assert "finished (no gain in 10 validations) after 11 steps" in outcome.err
+    recipe = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert (recipe["validation"]["patience"], recipe["optimizer"]["schedule"]) == (10, "inverse_sqrt")
+
+
+def test_minutes_end_the_command_in_time_with_a_model_to_use(train, mt, tmp_path):
+    started = time.monotonic()
+    outcome = train(tmp_path / "run", "--max-minutes", 0.06, steps=None)
+    assert outcome.code == 0, outcome.err
+    assert time.monotonic() - started < 20
+    assert "finished (max_minutes 0.06)" in outcome.err
+    state = json.loads((last_checkpoint(tmp_path / "run") / "state.json").read_text())
+    assert state["decay"]["start"] < state["step"]
+    assert mt("translate", "--model", tmp_path / "run", stdin=b"one two\n").code == 0
+    again = train(tmp_path / "run", "--max-minutes", 0.06, steps=None)
+    assert (again.code, "is finished (max_minutes 0.06)" in again.err) == (0, True)
+
+
+def test_minutes_too_few_for_one_update_still_leave_a_model(train, mt, tmp_path):
+    outcome = train(tmp_path / "run", "--max-minutes", 1e-4, steps=None)
+    assert outcome.code == 0, outcome.err
+    assert mt("translate", "--model", tmp_path / "run", "--beam", 1, stdin=b"one two\n").code == 0
+
+
+def test_the_published_model_is_the_best_or_the_average_of_the_best(trained):
+    best = [step for _, step in Checkpoints(trained).state(40)["best"]]
+    (event,) = [record for record in log_of(trained) if record.get("event") == "averaged"]
+    assert event["steps"] == best
+    files = [Checkpoints(trained).path(step) / "model.safetensors" for step in best]
+    published = load_tensors(trained / "model.safetensors")
+    for name, tensor in published.items():
+        mean = torch.stack([load_tensors(file)[name] for file in files]).double().mean(0)
+        wanted = mean.float() if event["chosen"] else load_tensors(files[0])[name]
+        torch.testing.assert_close(tensor, wanted, atol=1e-7, rtol=0)
+
+
+# The second command on a folder
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(train, mt, run):
+    before = contents(run)
+    for outcome in (train(run), mt("train", "--output", run)):
+        assert outcome.code == 0
+        assert outcome.err == f"{run} is finished (max_steps 40); raise a limit to train on\n"
+    assert contents(run) == before
+
+
+def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
+    outcome = mt("train", "--output", run, "--max-steps", 60)
+    assert outcome.code == 0, outcome.err
+    assert "changed for this continuation: training.max_steps: 40 -> 60" in outcome.err
+    assert [record["step"] for record in log_of(run) if record.get("event") == "resumed"] == [28]
+    assert train(tmp_path / "long", steps=60).code == 0
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        one, other = (Checkpoints(path).path(60) / name for path in (run, tmp_path / "long"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_raised_limit_trains_on_under_a_cosine_too(train, mt, tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--set", "optimizer.schedule=cosine", steps=10).code == 0
+    assert mt("train", "--output", run, "--max-steps", 20).code == 0
+    rates = {record["step"]: record["learning_rate"] for record in log_of(run) if record["kind"] == "train"}
+    assert rates[10] == 0
+    assert rates[15] > 0
+
+
+def test_what_may_change_is_said_in_one_line(train, mt, run, tmp_path):
+    changes = ["--threads", 2, "--cache", tmp_path / "cache", "--set", "training.log_every_steps=7"]
+    changes += ["--set", "training.keep_last=2", "--set", "validation.patience=4"]
+    changes += ["--set", "training.micro_batch_tokens=50", "--set", "training.validate_every_steps=6"]
+    outcome = mt("train", "--output", run, *changes)
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("changed for this continuation: ")]
+    for change in (
+        "training.threads: 1 -> 2",
+        "data.cache:  -> ",
+        "training.log_every_steps: 5 -> 7",
+        "training.keep_last: 5 -> 2",
+        "validation.patience: 0 -> 4",
+        "training.micro_batch_tokens: 4096 -> 50",
+        "training.validate_every_steps: 10 -> 6",
+    ):
+        assert change in line
+
+
+def test_micro_batches_of_another_size_may_be_chosen_on_the_way(train, mt, stop_after, monkeypatch, tmp_path):
+    stop_after(10)
+    train(tmp_path / "run", steps=12)
+    monkeypatch.undo()
+    assert mt("train", "--output", tmp_path / "run", "--set", "training.micro_batch_tokens=50").code == 0
+    assert Checkpoints(tmp_path / "run").steps()[-1] == 12
+
+
+def test_everything_else_is_refused_with_the_list_and_nothing_changes(mt, run):
+    before = contents(run)
+    changes = ["--seed", 7, "--set", "model.width=64", "--set", "optimizer.beta1=0.8", "--vocab-size", 400]
+    outcome = mt("train", "--output", run, "--max-steps", 80, *changes)
+    assert outcome.code == ExitCode.USAGE
+    for line in (
+        "  training.seed: 1 -> 7",
+        "  model.width: 32 -> 64",
+        "  optimizer.beta1: 0.9 -> 0.8",
+        "  tokenizer.vocabulary_size: 300 -> 400",
+    ):
+        assert line in outcome.err.splitlines()
+    assert "max_steps" not in outcome.err
+    (hint,) = [line for line in outcome.err.splitlines() if line.startswith("hint:  ")]
+    assert "--overwrite" in hint
+    assert "--from" in hint
+    assert contents(run) == before
+
+
+def test_another_precision_is_refused_unless_it_was_left_to_the_program(mt, run):
+    outcome = mt("train", "--output", run, "--precision", "bf16")
+    assert (outcome.code, "training.precision: fp32 -> bf16" in outcome.err) == (ExitCode.USAGE, True)
+    config = json.loads((run / "config.json").read_text())
+    del config["provenance"]["settings"]["training"]["precision"]
+    (run / "config.json").write_text(json.dumps(config))
+    outcome = mt("train", "--output", run, "--precision", "bf16")
+    assert (outcome.code, "changed for this continuation: training.precision" in outcome.err) == (0, True)
+
+
+def test_text_that_has_changed_is_refused_and_nothing_changes(mt, corpus, tmp_path):
+    run = tmp_path / "run"
+    for side in ("en", "de"):
+        (tmp_path / f"train.{side}").write_bytes((corpus / f"train.{side}").read_bytes())
+    text = ["--train", tmp_path / "train.en", tmp_path / "train.de"]
+    flags = ["--vocab-size", 300, "--preset", "tiny", "--max-steps", 2, "--threads", 1]
+    assert mt("train", *text, "--output", run, *flags).code == 0
+    before = contents(run)
+    (tmp_path / "train.de").write_bytes((corpus / "train.de").read_bytes().replace(b"one", b"uno"))
+    for again in (["--max-steps", 9], []):
+        outcome = mt("train", "--output", run, *again)
+        assert outcome.code == ExitCode.USAGE
+        assert f"the text has changed since {run} was begun: {tmp_path / 'train.de'}" in outcome.err
+        assert "hint:  " in outcome.err
+    assert contents(run) == before
+
+
+def test_overwrite_starts_anew(train, trained, run):
+    assert train(run, "--seed", 3, "--overwrite", steps=10).code == 0
+    assert Checkpoints(run).steps()[-1] == 10
+    assert train(run, "--overwrite").code == 0
+    assert_same_training(run, trained)
+    assert [record["step"] for record in log_of(run) if record.get("event") == "started"] == [0]
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_folder_that_is_no_run_is_left_alone(train, tmp_path, flags):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to-grandmother.txt").write_text("Dear")
+    outcome = train(tmp_path / "letters", *flags)
+    assert outcome.code == ExitCode.MODEL
+    assert "holds to-grandmother.txt" in outcome.err
+    assert list(contents(tmp_path / "letters")) == ["to-grandmother.txt"]
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in train(tmp_path / "file", *flags).err
+
+
+# Starting from another run's weights
+
+
+@pytest.fixture
+def train_from(mt, corpus, trained, tmp_path):
+    """Trains from the weights of `trained` and returns the outcome and the new run."""
+
+    def train_on(*extra: object):
+        text = ["--train", corpus / "valid.en", corpus / "valid.de", "--valid", corpus / "test.en", corpus / "test.de"]
+        flags = ["--from", trained, "--output", tmp_path / "new", "--max-steps", 1, "--threads", 1]
+        return mt("train", *text, *flags, *extra), tmp_path / "new"
+
+    return train_on
+
+
+def test_from_takes_weights_tokenizer_and_architecture_and_a_fresh_optimizer(train_from, trained):
+    outcome, new = train_from("--set", "optimizer.peak_learning_rate=1e-12", "--precision", "fp32")
+    assert outcome.code == 0, outcome.err
+    assert (new / "tokenizer.model").read_bytes() == (trained / "tokenizer.model").read_bytes()
+    shapes = [json.loads((path / "config.json").read_text())["model"] for path in (new, trained)]
+    assert {**shapes[0], "dropout": 0} == {**shapes[1], "dropout": 0}
+    start = load_tensors(trained / "model.safetensors")
+    for name, tensor in load_tensors(new / "model.safetensors").items():
+        torch.testing.assert_close(tensor, start[name], atol=1e-9, rtol=0)
+    steps = load_tensors(last_checkpoint(new) / "optimizer.safetensors")
+    assert {tensor.item() for name, tensor in steps.items() if name.endswith("/step")} == {1.0}
+
+
+def test_from_refuses_another_architecture(train_from):
+    outcome, new = train_from("--set", "model.width=64")
+    assert outcome.code == ExitCode.USAGE
+    assert "model.width is 64; the run that --from names has 32" in outcome.err
+
+
+def test_from_a_folder_that_is_no_run_is_a_model_error(train_from, tmp_path):
+    outcome, new = train_from("--from", tmp_path / "absent")
+    assert outcome.code == ExitCode.MODEL
+    assert f"{tmp_path / 'absent'} does not exist" in outcome.err
+    assert not new.exists()
+
+
+def test_the_same_command_again_goes_on_with_a_run_started_from_another(train_from):
+    assert train_from()[0].code == 0
+    outcome, new = train_from()
+    assert outcome.code == 0, outcome.err
+    assert f"{new} is finished (max_steps 1)" in outcome.err

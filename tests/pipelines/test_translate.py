@@ -1,0 +1,335 @@
+"""`mt translate` as a whole: lines in, as many lines out, from files and streams; what it says of damaged models."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from mt.errors import ExitCode
+from mt.pipelines import translate as pipeline
+
+LINES = b"one two three\nfour five six seven\neight\n"
+
+
+def translations_of(outcome) -> list[str]:
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("\n") or not outcome.out
+    return outcome.out.split("\n")[:-1]
+
+
+@pytest.fixture
+def translate(mt, trained):
+    """Translates standard input with the finished run, greedily and in one thread."""
+
+    def with_trained(stdin: bytes, *extra: object):
+        return mt("translate", "--model", trained, "--beam", 1, "--threads", 1, *extra, stdin=stdin)
+
+    return with_trained
+
+
+def first_line(process, seconds: float = 60) -> bytes:
+    """The next line of a process's output; fails when none comes in time."""
+    lines: list[bytes] = []
+    reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    assert lines, "no translation came while the input was open"
+    return lines[0]
+
+
+# Lines
+
+
+def test_a_translation_comes_while_input_is_still_open(start_mt, trained, translate):
+    expected = translations_of(translate(b"one two three\nfour five\n"))
+    process = start_mt("translate", "--model", trained, "--beam", 1, "--threads", 1)
+    for line, translation in zip((b"one two three\n", b"four five\n"), expected, strict=True):
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert first_line(process).decode() == f"{translation}\n"
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (b"", 0),
+        (b"\n", 1),
+        (b"one two", 1),
+        (b"one\n\n \t\ntwo", 4),
+        (b"one\r\ntwo\r\n", 2),
+        ("one\u2028two\u0085three\ffour\rfive\n".encode(), 1),
+        (b"one\x00two\n", 1),
+        ("🙂 🙃\n".encode(), 1),
+        (b"x" * 6000 + b"\n", 1),
+    ],
+)
+def test_there_is_one_line_out_for_each_line_in(translate, text, count):
+    translated = translations_of(translate(text))
+    assert len(translated) == count
+    assert not any(set(line) & set("\r\v\f\u2028\u2029\u0085\x1c\x1d\x1e") for line in translated)
+
+
+def test_a_line_of_white_space_is_an_empty_line_with_score_0(translate):
+    assert translations_of(translate("one\n\n \t\u3000\ntwo\n".encode()))[1:3] == ["", ""]
+    records = [json.loads(line) for line in translations_of(translate(b" \n", "--format", "jsonl"))]
+    assert (records[0]["source"], records[0]["translation"], records[0]["score"]) == (" ", "", 0)
+
+
+def test_files_follow_one_another_each_last_line_completed(mt, trained, translate, tmp_path):
+    for name, text in {"a": b"one two\nthree", "b": b"", "c": b"\xef\xbb\xbffour\nfive"}.items():
+        (tmp_path / name).write_bytes(text)
+    files = [tmp_path / name for name in "abc"]
+    outcome = mt("translate", "--model", trained, *files, "--beam", 1, "--threads", 1)
+    assert outcome.out == translate(b"one two\nthree\nfour\nfive\n").out
+    assert outcome.err == ""
+
+
+def test_invalid_utf8_is_replaced_with_a_warning_that_names_the_line(mt, translate, trained, tmp_path):
+    (tmp_path / "text").write_bytes(b"one\ntwo \xff\nthree\n")
+    outcome = mt("translate", "--model", trained, tmp_path / "text", "--beam", 1, "--format", "jsonl")
+    records = [json.loads(line) for line in translations_of(outcome)]
+    assert [record["source"] for record in records] == ["one", "two \ufffd", "three"]
+    assert re.fullmatch(rf"warning: {tmp_path}/text, line 2: not UTF-8.*U\+FFFD\n", outcome.err)
+    assert "warning: standard input, line 1: not UTF-8" in translate(b"\xc3\n").err
+
+
+def test_a_line_longer_than_the_model_reads_is_cut_with_a_warning(translate):
+    outcome = translate(b"one\n" + b"one two " * 1000 + b"\n")
+    assert len(translations_of(outcome)) == 2
+    assert re.search(r"^warning: line 2 has [\d,]+ tokens; the model reads 1,023", outcome.err)
+
+
+# Results
+
+
+def test_a_sentence_gets_the_same_translation_whatever_stands_beside_it(translate, corpus):
+    sentences = (corpus / "test.en").read_bytes()
+    together = [json.loads(line) for line in translations_of(translate(sentences, "--format", "jsonl", "--beam", 4))]
+    for budget in (1, 40):
+        parts = translations_of(translate(sentences, "--format", "jsonl", "--beam", 4, "--batch-tokens", budget))
+        for one, other in zip(together, map(json.loads, parts), strict=True):
+            assert one["translation"] == other["translation"]
+            assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
+
+def test_jsonl_has_a_record_a_line_with_all_hypotheses_best_first(mt, trained):
+    flags = ["--format", "jsonl", "--nbest", 3, "--beam", 4, "--threads", 1, "--length-penalty", 0.5]
+    outcome = mt("translate", "--model", trained, *flags, stdin=LINES)
+    records = [json.loads(line) for line in translations_of(outcome)]
+    assert [record["source"] for record in records] == LINES.decode().splitlines()
+    for record in records:
+        assert list(record) == ["source", "translation", "score", "normalized_score", "hypotheses"]
+        assert len(record["hypotheses"]) == 3
+        best = record["hypotheses"][0]
+        assert list(best) == ["translation", "score", "normalized_score"]
+        assert best == {key: record[key] for key in best}
+        scores = [hypothesis["normalized_score"] for hypothesis in record["hypotheses"]]
+        assert scores == sorted(scores, reverse=True)
+        for hypothesis in record["hypotheses"]:
+            length = (hypothesis["score"] / hypothesis["normalized_score"]) ** 2  # tokens**0.5 is the divisor
+            assert length == pytest.approx(round(length), abs=1e-2)
+            assert hypothesis["score"] < 0
+
+
+def test_several_hypotheses_need_jsonl(translate):
+    outcome = translate(LINES, "--nbest", 2, "--beam", 2)
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert outcome.err.startswith("error: --nbest 2 needs --format jsonl\nhint:  ")
+
+
+def test_more_hypotheses_than_beams_are_refused(translate):
+    outcome = translate(LINES, "--nbest", 3, "--beam", 2, "--format", "jsonl")
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+
+
+def test_the_beam_not_given_is_the_one_of_the_run(mt, run):
+    config = json.loads((run / "config.json").read_text())
+    config["decoding"]["beam"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+    said, unsaid = (
+        mt("translate", "--model", run, "--format", "jsonl", *flags, stdin=LINES) for flags in (["--beam", 2], [])
+    )
+    assert said.out == unsaid.out != ""
+    assert "2 beams" in mt("translate", "--model", run, "--format", "jsonl", "--nbest", 3, stdin=LINES).err
+
+
+# Where results go
+
+
+def test_output_appears_whole_under_its_name(mt, trained, corpus, monkeypatch, tmp_path):
+    output, partial = tmp_path / "test.de", tmp_path / "test.de.partial"
+    output.write_text("earlier")
+    seen = []
+    translate_window = pipeline.Translator.translate
+
+    def watched(self, lines, first_number=1):
+        seen.append((output.read_text(), partial.exists()))
+        return translate_window(self, lines, first_number)
+
+    monkeypatch.setattr(pipeline, "WINDOW", 8)
+    monkeypatch.setattr(pipeline.Translator, "translate", watched)
+    flags = ["--beam", 1, "--threads", 1]
+    outcome = mt("translate", "--model", trained, corpus / "test.en", "--output", output, *flags)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert seen == [("earlier", True)] * 3
+    assert not partial.exists()
+    monkeypatch.undo()
+    assert output.read_text() == mt("translate", "--model", trained, corpus / "test.en", *flags).out
+
+
+def test_a_file_that_cannot_be_read_leaves_the_earlier_output(mt, trained, tmp_path):
+    (tmp_path / "output").write_text("earlier")
+    outcome = mt("translate", "--model", trained, tmp_path / "absent", "--output", tmp_path / "output")
+    assert (outcome.code, outcome.out) == (ExitCode.DATA, "")
+    assert outcome.err.startswith(f"error: cannot read {tmp_path / 'absent'}: No such file or directory\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["output"]
+    assert (tmp_path / "output").read_text() == "earlier"
+
+
+def test_a_closed_pipe_ends_silently(start_mt, trained, tmp_path):
+    (tmp_path / "text").write_bytes(b"one two three four five six seven\n" * 30_000)
+    process = start_mt("translate", "--model", trained, tmp_path / "text", "--beam", 1, "--threads", 1)
+    first_line(process)
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+# Several models
+
+
+def test_a_model_twice_translates_as_it_does_alone(mt, trained, translate):
+    alone = [json.loads(line) for line in translations_of(translate(LINES, "--format", "jsonl"))]
+    twice = mt("translate", "--model", trained, "--model", trained, "--beam", 1, "--format", "jsonl", stdin=LINES)
+    for one, other in zip(alone, map(json.loads, translations_of(twice)), strict=True):
+        assert one["translation"] == other["translation"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
+
+def test_an_ensemble_is_neither_of_its_models_and_has_no_order(mt, trained, other):
+    scores = []
+    for models in ([trained], [other], [trained, other], [other, trained]):
+        flags = [flag for model in models for flag in ("--model", model)]
+        outcome = mt("translate", *flags, "--beam", 1, "--format", "jsonl", "--threads", 1, stdin=LINES)
+        scores.append([json.loads(line)["score"] for line in translations_of(outcome)])
+    assert scores[2] == pytest.approx(scores[3], abs=1e-3)
+    assert scores[2] != pytest.approx(scores[0], abs=1e-3)
+    assert scores[2] != pytest.approx(scores[1], abs=1e-3)
+
+
+def test_models_with_different_tokenizers_are_no_ensemble(mt, trained, train, tmp_path):
+    assert train(tmp_path / "bpe", "--set", "tokenizer.type=bpe", steps=1).code == 0
+    outcome = mt("translate", "--model", trained, "--model", tmp_path / "bpe", stdin=LINES)
+    assert (outcome.code, outcome.out) == (ExitCode.MODEL, "")
+    assert outcome.err.startswith(f"error: {tmp_path / 'bpe'} and {trained} have different tokenizers\nhint:  ")
+
+
+# What is damaged, foreign or absent
+
+
+def change_config(run: Path, **changes) -> None:
+    """Replaces entries of config.json, `section__key` for one within a section; ... deletes an entry."""
+    record = json.loads((run / "config.json").read_text())
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        section = record
+        for each in sections:
+            section = section[each]
+        if value is ...:
+            del section[key]
+        else:
+            section[key] = value
+    (run / "config.json").write_text(json.dumps(record))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def later_format(path: Path) -> None:
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, metadata={"format_version": "2"})
+
+
+DAMAGE = {
+    "no weights": ("model.safetensors", lambda run: (run / "model.safetensors").unlink()),
+    "empty weights": ("model.safetensors", lambda run: (run / "model.safetensors").write_bytes(b"")),
+    "truncated weights": ("model.safetensors", lambda run: truncate(run / "model.safetensors")),
+    "pickled weights": ("model.safetensors", lambda run: torch.save({"w": torch.ones(9)}, run / "model.safetensors")),
+    "foreign weights": (
+        "model.safetensors",
+        lambda run: safetensors.torch.save_file({"encoder.weight": torch.ones(2)}, run / "model.safetensors"),
+    ),
+    "weights of a later format": ("model.safetensors", lambda run: later_format(run / "model.safetensors")),
+    "weights of another shape": ("model.safetensors", lambda run: change_config(run, model__feed_forward=32)),
+    "no config": ("config.json", lambda run: (run / "config.json").unlink()),
+    "empty config": ("config.json", lambda run: (run / "config.json").write_text("")),
+    "truncated config": ("config.json", lambda run: truncate(run / "config.json")),
+    "binary config": ("config.json", lambda run: (run / "config.json").write_bytes(b"\xff\xfe")),
+    "a list for a config": ("config.json", lambda run: (run / "config.json").write_text("[]")),
+    "a foreign config": ("config.json", lambda run: (run / "config.json").write_text('{"model_type": "marian"}')),
+    "a config of a later format": ("config.json", lambda run: change_config(run, format_version="2")),
+    "an unknown architecture": ("config.json", lambda run: change_config(run, architecture="mamba")),
+    "an unknown model key": ("config.json", lambda run: change_config(run, model__experts=8)),
+    "a missing model key": ("config.json", lambda run: change_config(run, model__width=...)),
+    "a model key of another type": ("config.json", lambda run: change_config(run, model__width="32")),
+    "an impossible width": ("config.json", lambda run: change_config(run, model__width=33)),
+    "no model section": ("config.json", lambda run: change_config(run, model=...)),
+    "an empty list for a model": ("config.json", lambda run: change_config(run, model=[])),
+    "no decoding section": ("config.json", lambda run: change_config(run, decoding=...)),
+    "no languages": ("config.json", lambda run: change_config(run, languages=...)),
+    "no tokenizer": ("tokenizer.model", lambda run: (run / "tokenizer.model").unlink()),
+    "an empty tokenizer": ("tokenizer.model", lambda run: (run / "tokenizer.model").write_bytes(b"")),
+    "a truncated tokenizer": ("tokenizer.model", lambda run: truncate(run / "tokenizer.model")),
+    "text for a tokenizer": ("tokenizer.model", lambda run: (run / "tokenizer.model").write_text("one two\n" * 99)),
+    "a tokenizer of another size": (
+        "tokenizer.model", lambda run: change_config(run, tokenizer__source__size=8_000)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_one_clear_error(mt, run, damage):
+    file, inflict = DAMAGE[damage]
+    inflict(run)
+    outcome = mt("translate", "--model", run, "--threads", 1, stdin=LINES)
+    assert (outcome.code, outcome.out) == (ExitCode.MODEL, "")
+    assert re.fullmatch(r"error: .+\n(hint:  .+\n)?", outcome.err), outcome.err
+    assert file in outcome.err
+
+
+@pytest.mark.parametrize(("name", "problem"), [("absent", "does not exist"), ("file", "is not a folder")])
+def test_what_is_no_run_folder_is_a_model_error(mt, tmp_path, name, problem):
+    (tmp_path / "file").write_text("")
+    outcome = mt("translate", "--model", tmp_path / name, stdin=LINES)
+    assert (outcome.code, outcome.out) == (ExitCode.MODEL, "")
+    assert outcome.err == f"error: {tmp_path / name} {problem}\nhint:  name a run folder made by mt train\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_an_absent_device_is_a_device_error(translate):
+    outcome = translate(LINES, "--device", "cuda")
+    assert (outcome.code, outcome.out) == (ExitCode.DEVICE, "")
+    assert outcome.err.startswith("error: no CUDA device is available here\nhint:  ")
+
+
+def test_tf32_is_not_a_precision_of_the_cpu(translate):
+    outcome = translate(LINES, "--device", "cpu", "--precision", "tf32")
+    assert outcome.code == ExitCode.DEVICE
+
+
+def test_a_run_folder_can_be_moved(mt, run, trained, tmp_path):
+    moved = run.rename(tmp_path / "elsewhere")
+    for name in ("cache", "checkpoints"):
+        (moved / name).rename(tmp_path / name)
+    flags = ["--beam", 1, "--threads", 1]
+    one, other = (mt("translate", "--model", path, *flags, stdin=LINES) for path in (moved, trained))
+    assert one == other
