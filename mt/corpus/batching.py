@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.tokenizer import Specials
+from mt.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class BatchSampler:
         if self.weights is not None:
             copies = np.floor(self.weights + generator.random(len(order))).astype(np.int64)
             order = order.repeat(copies)
+            if not len(order):
+                raise ConfigError("the weights of data.train leave an epoch without a pair", "raise a weight")
         order = generator.permutation(order)
         order = order[np.lexsort((self.source_lengths[order], self.target_lengths[order]))]
         tokens = self.target_lengths[order].cumsum()

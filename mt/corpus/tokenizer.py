@@ -8,8 +8,9 @@ import re
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special ids are passed over, and a line break (made of byte pieces, say) is a space."""
-        known = [int(i) for i in ids if i < self.processor.get_piece_size()]
+        special = {self.specials.pad, self.specials.bos, self.specials.eos, self.specials.unk}
+        known = [int(i) for i in ids if i not in special]
         return LINE_BREAKS.sub(" ", self.processor.decode(known))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -108,7 +110,7 @@ def train_tokenizer(
     sample = [line for line in lines if line.strip()]
     if not sample:
         raise ConfigError("there is no text to train a tokenizer on")
-    size = vocabulary_size
+    size = max(vocabulary_size, 2 * len(SPECIAL_IDS))  # below, SentencePiece does not say what it needs
     for _ in range(3):
         model = io.BytesIO()
         try:
@@ -142,20 +144,24 @@ def normalization_rules(normalization: str, folder: Path) -> dict[str, str]:
     if normalization != "nfc":
         return {"normalization_rule_name": "identity" if normalization == "none" else normalization}
     rules: dict[str, str] = {}
-    for character in map(chr, range(0x80, 0x110000)):
-        composed = unicodedata.normalize("NFC", character)
-        for spelling in (character, unicodedata.normalize("NFD", character), decomposed_once(character)):
-            if spelling != composed:
-                rules[spelling] = composed
+    for composed in map(chr, range(0x80, 0x110000)):
+        decomposed = unicodedata.normalize("NFD", composed)
+        if unicodedata.normalize("NFC", composed) != composed:
+            rules[composed] = unicodedata.normalize("NFC", composed)
+        elif decomposed != composed:
+            for spelling in spellings(decomposed):
+                if unicodedata.normalize("NFC", spelling) == composed != spelling:
+                    rules[spelling] = composed
     path = folder / "nfc.tsv"
     path.write_text("".join(f"{code_points(spelling)}\t{code_points(rules[spelling])}\n" for spelling in sorted(rules)))
     return {"normalization_rule_tsv": str(path)}
 
 
-def decomposed_once(character: str) -> str:
-    """A character as its canonical decomposition of one level, or itself."""
-    codes = unicodedata.decomposition(character)
-    return "".join(chr(int(code, 16)) for code in codes.split()) if codes and codes[0] != "<" else character
+def spellings(decomposed: str) -> Iterator[str]:
+    """A base letter and its marks in every order, the first of them composed with the letter or not."""
+    for marks in permutations(decomposed[1:]):
+        for cut in range(len(marks) + 1):
+            yield unicodedata.normalize("NFC", decomposed[0] + "".join(marks[:cut])) + "".join(marks[cut:])
 
 
 def code_points(text: str) -> str:

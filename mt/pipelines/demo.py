@@ -12,10 +12,17 @@ from mt.pipelines.evaluate import evaluate_model
 from mt.pipelines.recipe import Settings
 from mt.pipelines.train import TrainRequest, train
 from mt.pipelines.translate import SearchRequest, load_translator
+from mt.settings import Values
 
 logger = logging.getLogger(__name__)
 
-MINUTES = 3.2  # of training: with translating and scoring the command stays below four
+# What learns most from 20,000 short sentences in so few minutes: a tiny model, many small updates, a high learning rate.
+RECIPE: dict[str, Values] = {
+    "data": {"batch_tokens": 512},
+    "model": {"preset": "tiny", "dropout": 0.1},
+    "optimizer": {"peak_learning_rate": 3e-3, "warmup_steps": 300},
+    "training": {"max_minutes": 3.5, "validate_every_steps": 500, "log_every_steps": 100},
+}  # with translating and scoring the command stays below four minutes
 SAMPLES = 5
 
 
@@ -36,9 +43,8 @@ def demo(output: Path, *, started: float, quiet: bool) -> str:
         return [{"source": str(corpus / f"{split}.en"), "target": str(corpus / f"{split}.de")}]
 
     settings = Settings()
-    settings.add(
-        {"data": {"train": both("train"), "valid": both("valid")}, "training": {"max_minutes": MINUTES}}, "mt demo"
-    )
+    settings.add(RECIPE, "mt demo")
+    settings.add({"data": {"train": both("train"), "valid": both("valid")}}, "mt demo")
     train(TrainRequest(output=output, settings=settings, quiet=quiet, started=started))
 
     request = SearchRequest(models=[output])

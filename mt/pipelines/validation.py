@@ -12,6 +12,7 @@ from mt.corpus.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.device import Compute
 from mt.evaluation.metrics import quick_scores
+from mt.files import writing_error
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun
 from mt.pipelines.run_folder import RunFolder
@@ -72,8 +73,11 @@ class Validation:
         blocks = [f"step {self.progress.step:,}"]
         for source, reference, hypothesis in list(zip(self.sources, self.references, translations))[:count]:  # noqa: B905
             blocks.append(f"  source      {source}\n  reference   {reference}\n  hypothesis  {hypothesis}\n")
-        with open(self.run.samples, "a", encoding="utf-8") as stream:
-            stream.write("\n".join(blocks) + "\n")
+        try:
+            with open(self.run.samples, "a", encoding="utf-8") as stream:
+                stream.write("\n".join(blocks) + "\n")
+        except OSError as error:
+            raise writing_error(self.run.samples, error) from error
 
 
 def choose_weights(trainer: Trainer, run: RunFolder) -> None:

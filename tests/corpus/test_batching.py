@@ -152,6 +152,7 @@ def test_an_epoch_depends_on_its_seed_and_number_alone():
     assert plain(once.epoch(2)) == plain(sampler(corpus).epoch(2))
     assert plain(once.epoch(2)) != plain(once.epoch(3))
     assert plain(once.epoch(2)) != plain(sampler(corpus, seed=2).epoch(2))
+    assert plain(once.epoch(2)) != plain(sampler(corpus, seed=2).epoch(1))  # no seed is another one shifted
 
 
 def test_epochs_group_sentences_anew_and_do_not_run_from_short_to_long():

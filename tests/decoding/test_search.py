@@ -191,6 +191,14 @@ def test_a_step_at_the_limit_of_one_sentence_ends_that_one_alone():
     assert after.settled.tolist() == [True, False]
 
 
+def test_no_live_hypothesis_is_lost_to_one_that_ends():
+    start = Beams.start(1, 2, BOS, torch.device("cpu"))
+    after = step(start, logs([[0.0, 0.5, 0.3, 0.2]] * 2).view(1, 2, 4), 0, rules([9]))
+    torch.testing.assert_close(after.scores, logs([0.3, 0.2]))
+    assert after.tokens.tolist() == [[A, B_]]
+    torch.testing.assert_close(after.ended, torch.tensor([[math.log(0.5), -math.inf]]))
+
+
 def test_the_better_of_two_that_ended_stands_first():
     after = step(BEFORE, logs([[0.0, 0.1, 0.5, 0.4]] * 2, [[0.0, 0.9, 0.05, 0.05]] * 2), 1, rules([9, 9]))
     torch.testing.assert_close(after.ended[1], torch.tensor([math.log(0.5 * 0.9) / 2, math.log(0.3 * 0.9) / 2]))

@@ -1,6 +1,7 @@
 """Lines to translations: nothing lost, nothing twice, nothing that depends on its neighbours."""
 
 import logging
+from copy import deepcopy
 
 import pytest
 import torch
@@ -227,7 +228,6 @@ def test_an_ensemble_reads_as_far_as_its_shortest_model(model, tokenizer):
 
 def test_every_device_gives_the_same_translations(translator, model, tokenizer, device):
     expected = translator.translate(LINES)
-    there = Translator([model.to(device)], (tokenizer, tokenizer), SearchConfig(beam=2), Compute(device, "fp32"))
-    found = there.translate(LINES)
-    model.to("cpu")
-    assert_same(found, expected)
+    moved, compute = deepcopy(model).to(device), Compute(device, "fp32")
+    there = Translator([moved], (tokenizer, tokenizer), SearchConfig(beam=2), compute)
+    assert_same(there.translate(LINES), expected)

@@ -291,6 +291,18 @@ def test_training_on_an_absent_device_is_a_device_error(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_of_several_mistakes_configuration_comes_first_then_device_folder_and_data(mt, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to-grandmother.txt").write_text("Dear")
+    text = ["--train", tmp_path / "absent.en", tmp_path / "absent.de"]
+    mistakes = [["--set", "training.max_steps=-1"], ["--device", "cuda"], ["--output", tmp_path / "letters"], text]
+    right = [["--max-steps", 1], ["--device", "cpu"], ["--output", tmp_path / "run"]]
+    for count, code in enumerate((ExitCode.USAGE, ExitCode.DEVICE, ExitCode.MODEL, ExitCode.DATA)):
+        flags = [flag for part in (*right[:count], *mistakes[count:]) for flag in part]
+        assert mt("train", *flags).code == code
+
+
 def test_quiet_says_nothing_but_warnings(mt, corpus, tiny_flags, tmp_path):
     text = ["--train", corpus / "train.en", corpus / "train.de", "--output", tmp_path / "run"]
     outcome = mt("--quiet", "train", *text, *tiny_flags, "--max-steps", 2)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import signal
+import subprocess
 import time
 import tomllib
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def log_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    """The records whose lines are complete: it may be read while it is written."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().split("\n")[:-1]]
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -305,7 +307,7 @@ def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, 
     text = ["--train", corpus / "train.en", corpus / "train.de", "--output", run, "--max-steps", 100_000]
     process = start_mt("train", *text, *tiny_flags, "--set", "training.log_every_steps=1")
     deadline = time.monotonic() + 60
-    while not (run / "log.jsonl").is_file() or log_of(run)[-1]["step"] < 3:
+    while not (run / "log.jsonl").is_file() or not any(record["step"] >= 3 for record in log_of(run)):
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -318,6 +320,54 @@ def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, 
     assert "Traceback" not in err.decode()
     assert Checkpoints(run).steps()[-1] == step
     assert mt("translate", "--model", run, "--beam", 1, stdin=b"one two\n").code == 0
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "samples.txt", "model.safetensors"])
+def test_a_file_that_cannot_be_written_ends_training_with_an_error_and_it_can_go_on(
+    train, trained, stop_after, monkeypatch, tmp_path, name
+):
+    run = tmp_path / "run"
+    stop_after(15)
+    train(run)
+    monkeypatch.undo()
+    (run / name).rename(tmp_path / name)
+    (run / name).symlink_to("/dev/full")
+    outcome = train(run)
+    assert outcome.code == ExitCode.DATA
+    assert f"error: cannot write {run / name}: No space left on device\nhint:  free some space" in outcome.err
+    (run / name).unlink()
+    (tmp_path / name).rename(run / name)
+    assert train(run).code == 0
+    assert_same_training(run, trained)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for a few checkpoints of a tiny run, and a function that makes room for all; else skips."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("cannot mount a small disk")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=50m", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # encoded text is still mapped
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_loses_nothing(train, mt, trained, small_disk):
+    folder, enlarge = small_disk
+    run = folder / "run"
+    outcome = train(run)
+    assert outcome.code == ExitCode.DATA
+    assert re.search(
+        rf"^error: cannot write {run}/checkpoints/\S+: No space left on device$", outcome.err, re.MULTILINE
+    )
+    assert 10 <= Checkpoints(run).steps()[-1] < 40
+    assert mt("translate", "--model", run, "--beam", 1, stdin=b"one two\n").code == 0
+    enlarge()
+    assert train(run).code == 0
+    assert_same_training(run, trained)
 
 
 # When training ends
