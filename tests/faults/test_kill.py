@@ -144,14 +144,16 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(start, tm
     wait_for_end(process, whole)
 
     generator = random.Random(SEED)
-    early = KILLS // 3 + 1
-    for _ in range(early):
+    kills = 0
+    while kills <= KILLS // 3 and not sessions(killed):
         process = start(killed)
         wait_until(lambda: preparing(killed), process, killed)
-        time.sleep(generator.uniform(0, 0.9 * preparation_seconds))
+        moment = time.monotonic() + generator.uniform(0, preparation_seconds)
+        wait_until(lambda moment=moment: time.monotonic() >= moment or sessions(killed), process, killed)
         kill(process)
         assert_whole(killed)
-    for step in sorted(generator.sample(range(1, STEPS), KILLS - early)):
+        kills += 1
+    for step in sorted(generator.sample(range(1, STEPS), KILLS - kills)):
         count = sessions(killed) + 1
         process = start(killed)
         wait_until(lambda count=count: sessions(killed) == count, process, killed)
@@ -169,7 +171,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(start, tm
     assert (killed / "run.toml").read_bytes() == (whole / "run.toml").read_bytes()
 
     repeated = repeated_steps(log_of(killed))
-    assert len(repeated) >= KILLS - early + 1
+    assert len(repeated) > KILLS - kills
     assert all(0 <= steps <= INTERVAL for steps in repeated)
     assert not [path for path in killed.rglob("*") if "partial" in path.name or "earlier" in path.name]
 

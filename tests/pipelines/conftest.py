@@ -42,8 +42,11 @@ class Outcome:
     err: str
 
 
-def run_here(*arguments: object, stdin: bytes = b"") -> Outcome:
-    """`mt ARGUMENTS` in this process, error boundary included; afterwards the process is as it was."""
+def run_here(*arguments: object, stdin: bytes = b"", with_cuda: bool = False) -> Outcome:
+    """`mt ARGUMENTS` in this process, error boundary included; afterwards the process is as it was.
+
+    It sees a CUDA device only when told, so that what these tests compare is the same on every machine.
+    """
     root = logging.getLogger()
     handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -58,6 +61,8 @@ def run_here(*arguments: object, stdin: bytes = b"") -> Outcome:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.setattr(cli, "STARTED", time.monotonic())
+        if not with_cuda:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(cli, "STATE", dict(cli.STATE))
         try:
             with pytest.raises(SystemExit) as ended:
@@ -88,7 +93,7 @@ def start_mt():
     def start(*arguments: object, **options) -> subprocess.Popen:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-m", "mt", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         processes.append(subprocess.Popen(command, env=environment, **pipes | options))
         return processes[-1]
 

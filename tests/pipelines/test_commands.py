@@ -284,14 +284,12 @@ def test_training_text_that_cannot_be_used_is_a_data_error_and_nothing_is_writte
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 def test_training_on_an_absent_device_is_a_device_error(train, tmp_path):
     outcome = train(tmp_path / "run", "--device", "cuda")
     assert outcome.code == ExitCode.DEVICE
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 def test_of_several_mistakes_configuration_comes_first_then_device_folder_and_data(mt, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to-grandmother.txt").write_text("Dear")

@@ -370,6 +370,18 @@ def test_a_disk_that_is_full_at_a_checkpoint_loses_nothing(train, mt, trained, s
     assert_same_training(run, trained)
 
 
+def test_a_run_is_trained_resumed_and_used_on_each_device(mt, corpus, device, tmp_path):
+    text = ["--train", corpus / "train.en", corpus / "train.de", "--output", tmp_path / "run"]
+    flags = ["--preset", "tiny", "--vocab-size", 300, "--threads", 1, "--device", device.type]
+    flags += ["--set", "data.batch_tokens=200", "--set", "training.validate_every_steps=10"]
+    for steps in (10, 20):
+        outcome = mt("train", *text, *flags, "--max-steps", steps, with_cuda=True)
+        assert outcome.code == 0, outcome.err
+    assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["training"]["device"] == device.type
+    outcome = mt("translate", "--model", tmp_path / "run", "--device", device.type, stdin=b"one\n", with_cuda=True)
+    assert (outcome.code, outcome.out.count("\n")) == (0, 1)
+
+
 # When training ends
 
 

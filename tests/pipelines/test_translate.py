@@ -314,7 +314,6 @@ def test_what_is_no_run_folder_is_a_model_error(mt, tmp_path, name, problem):
     assert outcome.err == f"error: {tmp_path / name} {problem}\nhint:  name a run folder made by mt train\n"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 def test_an_absent_device_is_a_device_error(translate):
     outcome = translate(LINES, "--device", "cuda")
     assert (outcome.code, outcome.out) == (ExitCode.DEVICE, "")
