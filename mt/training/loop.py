@@ -290,10 +290,10 @@ class Trainer:
         return budget - (2.5 * known + 2.0 if known else 0.1 * budget)
 
     def steps_left(self) -> int:
-        """Steps that fit into the time left, at this session's pace."""
+        """Steps that fit into the time left at this session's pace, and a little slower."""
         done = self.progress.step - self.session_step
         seconds_per_step = (time.monotonic() - self.session_start) / max(1, done)
-        return int((self.time_limit() - self.clock.elapsed()) / seconds_per_step) if done else 1
+        return int(0.95 * (self.time_limit() - self.clock.elapsed()) / seconds_per_step) if done else 1
 
     def seconds_left(self) -> float | None:
         """Until the nearer limit; None without one."""

@@ -19,7 +19,7 @@ class OptimizerConfig:
     peak_learning_rate: float = auto()  # reached at the end of the warm-up
     schedule: str = auto()  # auto: warmup_stable_decay with a limit of steps or minutes, inverse_sqrt without
     warmup_steps: int = auto()  # steps of linear growth from 0
-    decay_fraction: float = 0.3  # of the budget, at its end, in which warmup_stable_decay falls to 0
+    decay_fraction: float = 0.4  # of the budget, at its end, in which warmup_stable_decay falls to 0
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-9
