@@ -212,8 +212,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         os.rename(partial, path)
         flush_to_disk(path.parent)
         shutil.rmtree(earlier, ignore_errors=True)
-    except OSError as error:
+    except (OSError, DataError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        raise error if isinstance(error, DataError) else writing_error(path, error) from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file that grows, such as a log; raises `DataError` as `atomic_file` does."""
+    try:
+        with open(path, "a", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+    except OSError as error:
         raise writing_error(path, error) from error
 
 

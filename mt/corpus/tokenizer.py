@@ -78,7 +78,9 @@ class Tokenizer:
         try:
             return cls(path.read_bytes(), str(path))
         except OSError as error:
-            raise ModelError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+            raise ModelError(
+                f"cannot read the tokenizer {path}: {error.strerror}", "name a SentencePiece .model file"
+            ) from error
 
     def encode(self, lines: Sequence[str], threads: int = 1) -> list[list[int]]:
         """Ids of each line, without special ids."""

@@ -16,7 +16,7 @@ from mt.settings import Values
 
 logger = logging.getLogger(__name__)
 
-# What learns most from 20,000 short sentences in so few minutes: a tiny model, many small updates, a high learning rate.
+# What learns most from 20,000 short sentences in few minutes: a tiny model, many small updates, a high learning rate.
 RECIPE: dict[str, Values] = {
     "data": {"batch_tokens": 512},
     "model": {"preset": "tiny", "dropout": 0.05},

@@ -289,7 +289,13 @@ def prepare_run(
     decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
     if new:
         languages = (config.data.source_language, config.data.target_language)
-        provenance = {**versions(), "seed": seed, "settings": settings.said(), "corpora": texts.checksums}
+        provenance = {
+            **versions(),
+            "seed": seed,
+            "settings": settings.said(),
+            "corpora": texts.checksums,
+            "started_from": str(start.path) if start else "",
+        }
         run.write_config(config.model, tokenizers, languages, decoding, provenance)
     write_text(run.recipe, config.as_toml())
     return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from mt.files import writing_error
+from mt.files import append_text
 from mt.training.loop import Progress as TrainingProgress
 
 Record = dict[str, Any]
@@ -66,11 +66,7 @@ class RunLog:
     def __call__(self, record: Record) -> None:
         """Add step and seconds to a record of kind train, valid or event, write it, and show it."""
         record = {"step": self.progress.step, "seconds": round(self.elapsed(), 3), **record}
-        try:
-            with open(self.path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise writing_error(self.path, error) from error
+        append_text(self.path, json.dumps(record) + "\n")
         if record["kind"] == "train":
             self.show_training(training_line(record))
         elif record["kind"] == "valid":

@@ -1,6 +1,7 @@
 """Going on with a run: what may change, what must not, and where training stood."""
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -58,6 +59,14 @@ def check_output(run: RunFolder, *, overwrite: bool) -> None:
     if foreign:
         raise ModelError(
             f"{run.path} is no run folder and is not empty: it holds {foreign[0]}", "choose another --output"
+        )
+
+
+def check_started_from(run: RunFolder, start_from: Path) -> None:
+    """Raise `ConfigError` when a run is there that did not start from this one: `--from` begins, it does not go on."""
+    if run.read_config()["provenance"]["started_from"] != str(start_from):
+        raise ConfigError(
+            f"{run.path} is already a run, and not one begun --from {start_from}", "choose another --output"
         )
 
 

@@ -120,6 +120,7 @@ def versions() -> Values:
 class LoadedModel:
     """A model ready to use, with what config.json says of it."""
 
+    path: Path
     model: Transformer
     tokenizers: tuple[Tokenizer, Tokenizer]
     languages: tuple[str, str]
@@ -164,4 +165,4 @@ def load_model(path: Path) -> LoadedModel:
         ) from error
     model = model_class(config)
     load_weights(model, load_tensors(run.model), str(run.model))
-    return LoadedModel(model.eval(), tokenizers, languages, decoding)
+    return LoadedModel(path, model.eval(), tokenizers, languages, decoding)

@@ -19,7 +19,7 @@ from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun, Texts, prepare_run
 from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import RunLog
-from mt.pipelines.resume import check_output, check_unchanged, continued_settings, finished, restore
+from mt.pipelines.resume import check_output, check_started_from, check_unchanged, continued_settings, finished, restore
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 from mt.pipelines.validation import Validation, choose_weights, to_batch
 from mt.settings import AUTO
@@ -49,7 +49,9 @@ def train(request: TrainRequest) -> None:
     """
     run = RunFolder(request.output)
     new = request.overwrite or not run.recipe.is_file()
-    start = load_model(request.start_from) if request.start_from else None
+    if not new and request.start_from:
+        check_started_from(run, request.start_from)
+    start = load_model(request.start_from) if new and request.start_from else None
     settings = request.settings if new else continued_settings(run, request.settings)
     if start:
         settings = with_architecture(settings, start)
@@ -57,8 +59,6 @@ def train(request: TrainRequest) -> None:
     compute = choose_compute(settings)
     if new:
         check_output(run, overwrite=request.overwrite)
-    elif start:
-        raise ConfigError(f"{run.path} is already a run: --from starts a new one", "choose another --output")
     texts = Texts.of(settings)
     if not new:
         check_unchanged(run, texts.checksums)
@@ -105,7 +105,7 @@ def fit(
     torch.manual_seed(config.training.seed)
     model = Transformer(config.model)
     if start:
-        load_weights(model, weights(start.model), str(request.start_from))
+        load_weights(model, weights(start.model), str(start.path))
     model.to(compute.device)
     use_fastest_kernel(model, compute)
     optimizer = make_optimizer(model, config.optimizer)
@@ -147,10 +147,10 @@ def fit(
             reason = trainer.run()
             choose_weights(trainer, run)
             trainer.finish(reason)
-        except Interrupted:
+        except Interrupted as stopped:
             if not run.model.exists():
                 publish()
-            raise
+            raise Interrupted(stopped.message, f"to go on: mt train --output {run.path}") from stopped
         finally:
             log.close()
     logger.info(

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mt.corpus.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.device import Compute
 from mt.evaluation.metrics import quick_scores
-from mt.files import writing_error
+from mt.files import append_text
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun
 from mt.pipelines.run_folder import RunFolder
@@ -69,15 +70,11 @@ class Validation:
         return total / tokens
 
     def write_samples(self, translations: list[str]) -> None:
-        count = self.prepared.config.validation.samples
-        blocks = [f"step {self.progress.step:,}"]
-        for source, reference, hypothesis in list(zip(self.sources, self.references, translations))[:count]:  # noqa: B905
-            blocks.append(f"  source      {source}\n  reference   {reference}\n  hypothesis  {hypothesis}\n")
-        try:
-            with open(self.run.samples, "a", encoding="utf-8") as stream:
-                stream.write("\n".join(blocks) + "\n")
-        except OSError as error:
-            raise writing_error(self.run.samples, error) from error
+        samples = zip(self.sources, self.references, translations, strict=True)
+        text = f"step {self.progress.step:,}\n"
+        for source, reference, hypothesis in islice(samples, self.prepared.config.validation.samples):
+            text += f"  source      {source}\n  reference   {reference}\n  hypothesis  {hypothesis}\n\n"
+        append_text(self.run.samples, text)
 
 
 def choose_weights(trainer: Trainer, run: RunFolder) -> None:

@@ -172,10 +172,7 @@ class Trainer:
                 self.save()
             if self.interrupted():
                 self.save()
-                raise Interrupted(
-                    f"stopped at step {progress.step:,}; everything up to here is saved",
-                    "run the same command again to go on",
-                )
+                raise Interrupted(f"stopped at step {progress.step:,}; everything up to here is saved")
         if progress.validated_step != progress.step or not progress.best:
             self.judge()
             self.save()
