@@ -143,7 +143,7 @@ def test_checkpoints_on_disk_are_bounded(train, tmp_path):
     assert steps[-5:] == [26, 27, 28, 29, 30]
     assert len(steps) <= 5 + 3 + 1
     best = [step for _, step in Checkpoints(tmp_path / "run").state(30)["best"]]
-    assert set(best) | {21} <= set(steps)
+    assert set(best) | {18} <= set(steps)  # the learning rate falls over the last 0.4 of 30 steps
 
 
 # Text and tokenizers
@@ -447,7 +447,7 @@ def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
     outcome = mt("train", "--output", run, "--max-steps", 60)
     assert outcome.code == 0, outcome.err
     assert "changed for this continuation: training.max_steps: 40 -> 60" in outcome.err
-    assert [record["step"] for record in log_of(run) if record.get("event") == "resumed"] == [28]
+    assert [record["step"] for record in log_of(run) if record.get("event") == "resumed"] == [24]
     assert train(tmp_path / "long", steps=60).code == 0
     for name in ("model.safetensors", "optimizer.safetensors"):
         one, other = (Checkpoints(path).path(60) / name for path in (run, tmp_path / "long"))

@@ -272,14 +272,14 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
     trainer.batches, trainer.validate = taking(1, batches), taking(2, validate)
     events = events_of(trainer)
     assert trainer.run() == "max_minutes 1"
-    # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; the 15 left fit 11 updates of 38 / 28.
-    assert trainer.progress.decay == Decay(28, 11)
-    assert trainer.progress.step == 39
-    assert now == 39 + 8 * 2
+    # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; 0.95 of the 15 left fit 10 of 38 / 28.
+    assert trainer.progress.decay == Decay(28, 10)
+    assert trainer.progress.step == 38
+    assert now == 38 + 8 * 2
     assert [event["learning_rate"] for event in events if event["kind"] == "train"][-1] == 0
     assert trainer.checkpoints.state(28)["decay"] is None
-    last = trainer.checkpoints.state(39)
-    assert (last["decay"], last["elapsed_seconds"]) == ({"start": 28, "steps": 11}, now)
+    last = trainer.checkpoints.state(38)
+    assert (last["decay"], last["elapsed_seconds"]) == ({"start": 28, "steps": 10}, now)
 
 
 def test_minutes_add_up_over_sessions(tmp_path):
