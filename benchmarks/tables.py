@@ -1,0 +1,87 @@
+"""Write the tables of README.md from the files in benchmarks/results: no figure there is typed by hand.
+
+python benchmarks/tables.py            rewrite README.md
+python benchmarks/tables.py --check    exit 1 when README.md is not what the results say
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+Record = dict[str, Any]
+
+
+def records(what: str) -> list[Record]:
+    """The results of one kind, by file name."""
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "benchmarks/results").glob("*.json"))
+    ]
+    return [record for record in found if record["what"] == what]
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def device_name(machine: Record, device: str) -> str:
+    return machine["gpu"] if device == "cuda" else f"{machine['cpu']}, {machine['cpu_threads']} threads"
+
+
+def training_table() -> str:
+    lines = row("pair", "BLEU", "chrF2", "minutes", "updates", "target tok/s", "parameters", "device")
+    lines += row(*["---"] * 8)
+    for record in records("train"):
+        scores = {metric["name"]: metric["score"] for metric in record["metrics"]}
+        figures = record["training"]
+        lines += row(
+            record["pair"],
+            f"{scores['BLEU']:.1f}",
+            f"{scores['chrF2']:.1f}",
+            f"{figures['minutes']:.0f}",
+            f"{figures['steps']:,}",
+            f"{figures['target_tokens_per_second_median']:,.0f}",
+            f"{figures['parameters'] / 1e6:.1f} M",
+            device_name(record["machine"], record["device"]),
+        )
+    return lines
+
+
+def translation_table() -> str:
+    lines = row("engine", "beam", "sentences/s", "BLEU", "memory", "device")
+    lines += row(*["---"] * 6)
+    for record in records("translate"):
+        for result in record["results"]:
+            lines += row(
+                result["engine"],
+                str(result["beam"]),
+                f"{result['sentences_per_second']['median']:,.0f}",
+                f"{result['bleu']:.1f}",
+                f"{result['peak_rss_bytes'] / 2**20:,.0f} MiB",
+                device_name(record["machine"], record["settings"]["device"]),
+            )
+    return lines
+
+
+TABLES = {"training": training_table, "translation": translation_table}
+
+
+def rendered(text: str) -> str:
+    """README.md with its tables made anew."""
+    return BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    if "--check" in sys.argv:
+        sys.exit(rendered(text) != text)
+    README.write_text(rendered(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

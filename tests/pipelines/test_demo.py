@@ -1,0 +1,38 @@
+"""`mt demo` as a whole, on a slice of its corpus and for a few updates."""
+
+import time
+
+import pytest
+
+from mt.errors import ModelError
+from mt.pipelines import demo as pipeline
+
+
+def test_the_demo_trains_translates_scores_and_says_what_to_do_next(tmp_path, monkeypatch):
+    corpus = pipeline.corpus_folder()
+    small = tmp_path / "corpus"
+    small.mkdir()
+    for split, lines in (("train", 200), ("valid", 10), ("test", 10)):
+        for language in ("en", "de"):
+            text = (corpus / f"{split}.{language}").read_text(encoding="utf-8").splitlines()[:lines]
+            (small / f"{split}.{language}").write_text("\n".join(text) + "\n", encoding="utf-8")
+    monkeypatch.setattr(pipeline, "corpus_folder", lambda: small)
+    monkeypatch.setattr(pipeline, "RECIPE", {"training": {"max_steps": 4}, "model": {"preset": "tiny"}})
+    printed = pipeline.demo(tmp_path / "run", started=time.monotonic(), quiet=True)
+    first = (small / "test.en").read_text(encoding="utf-8").splitlines()[0]
+    assert f"English    {first}\n" in printed
+    assert "BLEU|nrefs:1" in printed
+    assert f"mt translate --model {tmp_path / 'run'}" in printed
+
+
+def test_the_corpus_is_found_in_the_package_before_the_repository(tmp_path, monkeypatch):
+    (tmp_path / "mt" / "demo_corpus").mkdir(parents=True)
+    (tmp_path / "data" / "demo").mkdir(parents=True)
+    monkeypatch.setattr(pipeline, "package_files", lambda name: tmp_path / name)
+    assert pipeline.corpus_folder() == tmp_path / "mt" / "demo_corpus"
+
+
+def test_a_missing_corpus_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "package_files", lambda name: tmp_path / name)
+    with pytest.raises(ModelError, match="not installed"):
+        pipeline.corpus_folder()
