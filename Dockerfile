@@ -10,10 +10,9 @@ ARG CUDA_IMAGE=nvidia/cuda:13.0.1-base-ubuntu24.04
 # hadolint ignore=DL3006
 FROM ${CUDA_IMAGE}
 
-# g++ and the Python headers: torch.compile builds the launchers of its kernels when a training starts.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ python3 python3-dev python3-venv \
+    && apt-get install --yes --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 ENV PATH=/opt/mt/bin:$PATH \
@@ -31,11 +30,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY mt ./mt
 COPY data/demo ./data/demo
 RUN pip install -c constraints.txt '.[zst,ja,ko]'
-
-# Whoever `--user` names can write these: compiled kernels need a folder and a user's name.
-ENV USER=mt \
-    TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
-    TRITON_CACHE_DIR=/tmp/triton
 
 RUN useradd --create-home --uid 10001 mt \
     && install --directory --owner=mt --group=mt /work

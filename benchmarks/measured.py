@@ -24,11 +24,16 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
     """When, where, by which command and with which versions something is measured."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *without_folders(sys.argv)]),
         "commit": commit(),
         "machine": machine(),
         "versions": {"mt": __version__, "python": platform.python_version()} | {name: found(name) for name in packages},
     }
+
+
+def without_folders(words: Sequence[str]) -> list[str]:
+    """A command's words with absolute paths reduced to names: where files lay concerns nobody else."""
+    return [Path(word).name if word.startswith("/") else word for word in words]
 
 
 def found(package: str) -> str | None:

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from measured import circumstances, machine_name, text_record, warn_when_busy
+from measured import circumstances, machine_name, text_record, warn_when_busy, without_folders
 
 from mt.errors import MTError
 from mt.files import checksum, read_lines, write_json
@@ -118,12 +118,21 @@ def provenance(run: RunFolder) -> dict[str, Any]:
     said = run.read_config()["provenance"]
     return {
         "versions": {key: said[key] for key in ("mt", "python", "torch", "cuda")},
-        "command": said["command"],
+        "command": without_folders(said["command"]),
         "seed": said["seed"],
         "corpora": [{"file": Path(each["path"]).name, "sha256": each["sha256"]} for each in said["corpora"]],
-        "run_toml": tomllib.loads(run.recipe.read_text(encoding="utf-8")),
+        "run_toml": recipe(run),
         "model_sha256": checksum(run.model),
     }
+
+
+def recipe(run: RunFolder) -> dict[str, Any]:
+    """run.toml, its corpora by name."""
+    sections = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    for name in ("train", "valid"):
+        for table in sections["data"][name]:
+            table |= {key: Path(table[key]).name for key in ("source", "target", "tsv") if key in table}
+    return sections
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ the English sentence settles it:
   stands only where its antecedent does, or for the weather;
 * past is Präteritum, perfect is Perfekt, progressive is Präsens with gerade, `when` is als in the past and else wenn;
 * an English adverbial before the subject stands before the German verb, and no other constituent is ever fronted;
-* a form that English shares by present and past (they read, they put) is not used.
+* a form that English shares by present and past (they read, they put) is not used;
+* `every` and `all` stand beside no negation, whose scope would be open, and `must` is never negated (darf nicht).
 
 Validation and test measure recombination.  One in `HELD_OUT` of all combinations (verb and object, adjective and noun,
 verb and place, ...) never occurs in training; each validation or test sentence contains at least one of those, and
@@ -28,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demo_grammar.clauses import Pair
+from demo_grammar.inflection import NAMES
 from demo_grammar.patterns import PATTERNS, Combination, Draw
 
 SIZES = {"train": 20_000, "valid": 500, "test": 500}
@@ -45,15 +47,24 @@ def tokens(line: str) -> list[str]:
     return re.findall(r"\w+(?:[.,:'-]\w+)*", line)
 
 
+def clear(source: str) -> bool:
+    """Whether no name occurs twice (which Anna?), and nothing is said not to hold of every or all."""
+    words = [word.removesuffix("'s") for word in tokens(source)]
+    names = [word for word in words if word in NAMES["m"] + NAMES["f"]]
+    forms = {word.lower() for word in words}
+    negated_universal = forms & {"every", "all"} and forms & {"not", "cannot", "no", "never"}
+    return len(names) == len(set(names)) and not negated_universal
+
+
 def generate(seed: int) -> Iterator[tuple[Pair, frozenset[Combination]]]:
-    """Distinct pairs without end, and the combinations of words in each."""
+    """Distinct, clear pairs without end, and the combinations of words in each."""
     draw = Draw(seed)
     seen: set[str] = set()
     patterns, weights = list(PATTERNS), list(PATTERNS.values())
     while True:
         draw.combinations.clear()
         pair = draw.choices(patterns, weights)[0](draw)
-        if max(len(side.split()) for side in pair) > LONGEST or seen & set(pair):
+        if max(len(side.split()) for side in pair) > LONGEST or seen & set(pair) or not clear(pair[0]):
             continue
         seen.update(pair)
         yield pair, frozenset(draw.combinations)

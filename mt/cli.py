@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mt import __version__
-from mt.errors import ConfigError, ExitCode, Interrupted, MTError
+from mt.errors import ConfigError, DeviceError, ExitCode, Interrupted, MTError
 
 STARTED = time.monotonic()  # the minutes of --max-minutes begin here
 
@@ -326,11 +326,27 @@ def main() -> NoReturn:
     try:
         app()
     except MTError as error:
-        if STATE["debug"]:
-            logging.getLogger(__name__).exception("traceback")
-        label = "" if isinstance(error, Interrupted) else "error: "
-        print(f"{label}{error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint:  {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        hint = "use less at a time: mt translate --batch-tokens N, mt train --set training.micro_batch_tokens=N"
+        fail(DeviceError("out of memory", hint))
     sys.exit(ExitCode.DONE)
+
+
+def fail(error: MTError) -> NoReturn:
+    if STATE["debug"]:
+        logging.getLogger(__name__).exception("traceback")
+    label = "" if isinstance(error, Interrupted) else "error: "
+    print(f"{label}{error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint:  {error.hint}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory, of the machine or of the GPU, did not suffice; torch is asked only where it is loaded."""
+    torch = sys.modules.get("torch")
+    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread():
     """The same sums in the same order on every machine; tensors as small as those of tests gain nothing from more."""
     torch.set_num_threads(1)

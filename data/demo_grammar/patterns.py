@@ -105,9 +105,9 @@ class Draw(Random):
 
 
 def fitting(noun: Noun) -> list[Adjective]:
-    """The adjectives that suit a noun; nobody is an old child."""
-    child = noun.english in ("boy", "girl", "child")
-    return [adjective for adjective in ADJECTIVES_BY_KIND[noun.kind] if not (child and adjective.english == "old")]
+    """The adjectives that suit a noun; nobody is an old child, and every child is young."""
+    unsuited = ("old", "young") if noun.english in ("boy", "girl", "child") else ()
+    return [adjective for adjective in ADJECTIVES_BY_KIND[noun.kind] if adjective.english not in unsuited]
 
 
 def adjective_for(draw: Draw, noun: Noun, probability: float = 0.3) -> Pair:
@@ -324,11 +324,8 @@ def animals(draw: Draw) -> Pair:
 
 def denial(draw: Draw) -> Pair:
     tense = draw.choice(("present", "past", "past", "perfect", "future", "can", "want", "should"))
-    subject = somebody(draw, tense)
-    if subject.english.startswith(("every ", "all ")):
-        return draw.again(denial)
     timed = 0.0 if tense == "present" else 0.3
-    return plain(action(draw, subject, tense, negated=True, timed=timed))
+    return plain(action(draw, somebody(draw, tense), tense, negated=True, timed=timed))
 
 
 def question(draw: Draw) -> Pair:
@@ -402,9 +399,10 @@ def moving(draw: Draw) -> Pair:
     tense = draw.choice(TENSES + ("must", "want"))
     subject = somebody(draw, tense)
     verb = draw.choice(MOVING)
-    noun = draw.match(verb.english, nouns("room", "building", "outdoors"))
+    driving = verb.english == "drive"  # to a house, but into no house or kitchen
+    noun = draw.match(verb.english, nouns("=garage" if driving else "room", "building", "outdoors"))
     goal = spot(draw, noun)
-    if noun.kind in ("room", "outdoors") or draw.chance(0.4):
+    if noun.kind in ("room", "outdoors") or (not driving and draw.chance(0.4)):
         whither = prepositional("into", "in", goal, "accusative", "whither")
     else:
         whither = prepositional("to", "zu", goal, "dative", "whither")
@@ -445,7 +443,7 @@ def travelling(draw: Draw, clause: Clause) -> Pair:
 def giving(draw: Draw) -> Pair:
     tense = draw.choice(TENSES + ("must", "can", "want", "should"))
     subject = somebody(draw, tense)
-    negated = tense != "progressive" and draw.chance(0.15)
+    negated = tense not in ("progressive", "must") and draw.chance(0.15)
     clause = action(draw, subject, tense, verbs=GIVING, timed=0.2, fronting=0.6, negated=negated)
     if subject.person.startswith("3") and draw.chance(0.3):
         assert clause.object is not None
@@ -511,7 +509,8 @@ def reported(draw: Draw) -> Pair:
     whether = verb is KNOW and draw.chance(0.5)
     main = Clause(subject, verb, "present", negated=whether)
     about, tense = somebody(draw), draw.choice(REPORTED)
-    sub = state(draw, about, "present") if draw.chance(0.3) else action(draw, about, tense)
+    stating = verb is not HOPE and draw.chance(0.3)  # nobody hopes that somebody is sick
+    sub = state(draw, about, "present") if stating else action(draw, about, tense)
     english_word, german_word = ("whether", "ob") if whether else ("that", "dass")
     return joined(english_word, german_word, sub, main, sub_first=False)
 
@@ -731,7 +730,7 @@ def existence(draw: Draw) -> Pair:
 def passive(draw: Draw) -> Pair:
     """The passive, its agent with von."""
     verbs = [verb for verb in PERSON if verb.case == "accusative" and not verb.preposition]
-    verb = draw.choice([verb for verb in verbs if verb.english not in STATIVE | MOMENTARY | {"meet"}])
+    verb = draw.choice([verb for verb in verbs if verb.english not in STATIVE | MOMENTARY | {"meet", "look for"}])
     noun = draw.match(verb.english, nouns(*verb.objects))
     possible = ("the",) if not noun.plural else ("the", "the", "this", "two", "many")
     patient = some(draw, noun, determiners=POSSESSIVES if noun.kind == "relative" else possible)
@@ -747,7 +746,7 @@ def possession(draw: Draw) -> Pair:
     if draw.chance(0.5):
         tense = draw.choice(("present", "past"))
         subject = somebody(draw, tense)
-        negated = draw.chance(0.3) and not subject.english.startswith(("every ", "all "))
+        negated = draw.chance(0.3)
         determiners = ("not a", "not any") if negated else ("a", "a", "two", "three", "many")
         return plain(Clause(subject, HAVE, tense, some(draw, noun, determiners=determiners), negated=negated))
     subject = some(draw, noun, determiners=("this", "the"))
@@ -762,7 +761,7 @@ def event(draw: Draw) -> Pair:
     phrase = noun_phrase(noun, "the", adjective=adjective_for(draw, noun))
     slot = draw.choice(("front", "time"))
     when = prepositional(english_preposition, german_preposition, phrase, case, slot)
-    clause = action(draw, somebody(draw, tense), tense)
+    clause = action(draw, somebody(draw, tense), tense, fleeting=True)
     return plain(replace(clause, adverbials=clause.adverbials + (when,)))
 
 

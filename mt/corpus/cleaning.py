@@ -226,14 +226,20 @@ def overlap(train: Iterable[Report], valid: Report) -> Overlap:
     return Overlap(pairs=int(pairs.sum()), sources=int(sources.sum()), of=valid.pairs_kept)
 
 
-def hold_out(report: Report, *, seed: int, fraction: float = 0.02, most: int = 2_000) -> NDArray[np.int64]:
+def hold_out(
+    report: Report, others: Sequence[Report] = (), *, seed: int, fraction: float = 0.02, most: int = 2_000
+) -> NDArray[np.int64]:
     """Rows to validate on, in order: a random `fraction` of the kept pairs, at least one and at most `most`.
 
-    None shares its source or its target with another kept pair, so that nothing validated on is trained on.  Raises
-    `DataError` when the corpus is too small, or has no such pairs.
+    None shares its source or its target with another kept pair, of this corpus or of the others, so that nothing
+    validated on is trained on.  Raises `DataError` when the corpus is too small, or has no such pairs.
     """
     kept = np.flatnonzero(report.kept)
-    candidates = kept[unique(report.source_hashes[kept]) & unique(report.target_hashes[kept])]
+    alone = unique(report.source_hashes[kept]) & unique(report.target_hashes[kept])
+    for other in others:
+        alone &= ~np.isin(report.source_hashes[kept], other.source_hashes[other.kept])
+        alone &= ~np.isin(report.target_hashes[kept], other.target_hashes[other.kept])
+    candidates = kept[alone]
     if len(kept) < FEWEST_TO_SPLIT:
         problem = f"{len(kept)} usable pairs are too few to hold some out for validation"
     elif len(candidates) == 0:

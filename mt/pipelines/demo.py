@@ -1,12 +1,13 @@
 """`mt demo`: the whole of mt on the bundled corpus, in four minutes on two CPU cores."""
 
 import logging
+import sys
 import time
 from importlib.resources import files as package_files
 from itertools import islice
 from pathlib import Path
 
-from mt.errors import ModelError
+from mt.errors import ConfigError, ModelError
 from mt.files import read_lines
 from mt.pipelines.evaluate import evaluate_model
 from mt.pipelines.recipe import Settings
@@ -45,7 +46,10 @@ def demo(output: Path, *, started: float, quiet: bool) -> str:
     settings = Settings()
     settings.add(RECIPE, "mt demo")
     settings.add({"data": {"train": both("train"), "valid": both("valid")}}, "mt demo")
-    train(TrainRequest(output=output, settings=settings, quiet=quiet, started=started))
+    try:
+        train(TrainRequest(output=output, settings=settings, quiet=quiet, started=started))
+    except ConfigError as error:
+        raise ConfigError(error.message, f"delete {output} to run the demo anew, or choose another --output") from error
 
     request = SearchRequest(models=[output])
     references = list(islice(read_lines(corpus / "test.de"), SAMPLES))
@@ -57,11 +61,12 @@ def demo(output: Path, *, started: float, quiet: bool) -> str:
     test = {"source": corpus / "test.en", "reference": corpus / "test.de"}
     evaluation = evaluate_model(request, **test, output=None, target_language="de", bleu_tokenize=None)
     lines += [evaluation.as_text(), ""]
+    program = sys.argv[0] if Path(sys.argv[0]).name == "mt" else "mt"  # .venv/bin/mt where make has run it
     lines += [
         f"The model is in {output}; all this took {(time.monotonic() - started) / 60:.1f} minutes. Next:",
         "",
-        f"  echo 'The old teacher has read the book.' | mt translate --model {output}",
-        f"  mt info {output}",
-        "  mt train --train SOURCE TARGET --output RUN     with two aligned text files of your own",
+        f"  echo 'The old teacher has read the book.' | {program} translate --model {output}",
+        f"  {program} info {output}",
+        f"  {program} train --train SOURCE TARGET --output RUN     with two aligned text files of your own",
     ]
     return "\n".join(lines)

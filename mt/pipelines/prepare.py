@@ -117,7 +117,7 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
                 )  # fmt: skip
             pairs += [pair for pair in read_pairs(corpus) if pair[0].strip() and pair[1].strip()]
     else:
-        held = hold_out(reports[0], seed=seed)
+        held = hold_out(reports[0], reports[1:], seed=seed)
         rows[0][held] = False
         chosen = set(held.tolist())
         pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]

@@ -162,9 +162,7 @@ def preset_for(pairs: int) -> str:
 
 
 def dropout_for(pairs: int) -> float:
-    """Less text needs more dropout (Wu et al. 2021; docs/training.md)."""
-    if pairs < 100_000:
-        return 0.2
+    """Less text needs more dropout."""
     return 0.2 if pairs < 1_000_000 else 0.1
 
 

@@ -155,6 +155,14 @@ def test_the_seed_chooses_the_held_out_pairs():
     assert hold_out(report, seed=1).tolist() == hold_out(report, seed=1).tolist() != hold_out(report, seed=2).tolist()
 
 
+def test_a_pair_that_shares_a_side_with_one_of_another_corpus_is_not_held_out():
+    report = check_pairs(numbered_pairs(20), RULES)
+    same_source = check_pairs([(source, "something else") for source, _ in numbered_pairs(9)], RULES)
+    same_target = check_pairs([("etwas anderes", target) for _, target in numbered_pairs(8, start=10)], RULES)
+    rows = hold_out(report, [same_source, same_target], seed=1, fraction=1.0)
+    assert rows.tolist() == [9, 18, 19]
+
+
 def test_a_pair_that_shares_a_side_with_another_is_not_held_out():
     shared = [("gleich", "same"), ("gleich", "equal"), ("identisch", "equal"), ("", "empty")]
     report = check_pairs([*shared, *numbered_pairs(8), *numbered_pairs(1)], RULES)

@@ -1,6 +1,7 @@
 """The demo corpus: its grammar against tables of German grammar, its files against their generator."""
 
 import importlib
+import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -270,6 +271,30 @@ def test_an_english_sentence_has_one_german(splits):
         for source, target in pairs:
             translations[source].add(target)
     assert all(len(targets) == 1 for targets in translations.values())
+
+
+def english_sentences(splits, form: str) -> list[str]:
+    return [source for pairs in splits.values() for source, _ in pairs if re.search(form, source)]
+
+
+def test_must_is_never_negated(splits):
+    assert english_sentences(splits, r"\bmust\b")
+    assert not english_sentences(splits, r"\bmust\b.*\b(not|no|never)\b")
+
+
+def test_every_and_all_stand_beside_no_negation(splits):
+    universal, negated = (
+        set(english_sentences(splits, form)) for form in (r"\b([Ee]very|[Aa]ll)\b", r"\b(not|cannot|no|never)\b")
+    )
+    assert universal
+    assert negated
+    assert not universal & negated
+
+
+def test_a_name_occurs_once_in_a_sentence(splits):
+    names = "|".join(inflection.NAMES["m"] + inflection.NAMES["f"])
+    assert english_sentences(splits, rf"\b({names})\b.*\b({names})\b")
+    assert not english_sentences(splits, rf"\b({names})\b.*\b\1\b")
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["english", "german"])

