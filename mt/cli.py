@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mt import __version__
-from mt.errors import ConfigError, DeviceError, ExitCode, Interrupted, MTError
+from mt.errors import ConfigError, DataError, DeviceError, ExitCode, Interrupted, MTError
 
 STARTED = time.monotonic()  # the minutes of --max-minutes begin here
 
@@ -183,7 +183,7 @@ def train(
         section, key, value = parse_assignment(assignment)
         settings.add({section: {key: value}}, "--set")
     if show_config:
-        print(settings.as_text(), end="")
+        print_result(settings.as_text().rstrip("\n"))
         return
     train_run(
         TrainRequest(
@@ -308,7 +308,11 @@ def demo(
 
 def print_result(result: dict[str, Any] | str) -> None:
     """Results go to standard output, records as JSON."""
-    print(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))
+    from mt.files import standard_output
+
+    with standard_output() as stream:
+        stream.write(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))
+        stream.write("\n")
 
 
 def pair_of_files(paths: tuple[Path, Path] | None) -> list[dict[str, str]]:
@@ -327,6 +331,8 @@ def main() -> NoReturn:
         app()
     except MTError as error:
         fail(error)
+    except OSError as error:
+        fail(DataError(f"{error.filename or 'the system'}: {error.strerror or error}"))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

@@ -5,6 +5,7 @@ attention in bfloat16 while weights, sums over tokens and the optimizer stay flo
 """
 
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ class Compute:
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        unit = 1 if sys.platform == "darwin" else 2**10  # bytes that ru_maxrss counts in
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def cpu_has_bfloat16() -> bool:
@@ -65,12 +67,15 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
     if device == "auto":
         device = "cuda" if available else "cpu"
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device == "cuda" else training and cpu_has_bfloat16()
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device == "cuda"
+            else training and cpu_has_bfloat16()
+        )
         precision = "bf16" if native else "fp32"
     if precision == "tf32" and device == "cpu":
         raise DeviceError("tf32 is a precision of CUDA devices", "use --precision fp32 on the CPU")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if threads:
         torch.set_num_threads(threads)
     return Compute(torch.device(device), precision)

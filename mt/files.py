@@ -153,6 +153,8 @@ def standard_output() -> Iterator[IO[str]]:
             yield stream
     except BrokenPipeError:
         pass
+    except OSError as error:
+        raise writing_error(Path("standard output"), error) from error
 
 
 @contextmanager

@@ -134,6 +134,8 @@ def train_tokenizer(
             break
         except RuntimeError as error:
             size = size_allowed(str(error), size)
+    else:
+        raise ConfigError(f"SentencePiece finds no vocabulary size for this text; {size:,} was the last one tried")
     actual = Tokenizer(model.getvalue()).size
     if actual == vocabulary_size:
         return model.getvalue(), ""

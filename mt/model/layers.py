@@ -83,6 +83,7 @@ class DecoderLayer(nn.Module):
         def look_back(y: Tensor) -> Tensor:
             keys_values = self.self_attention.keys_values(y)
             if past is not None:
+                assert position == 0 or y.size(1) == 1, "the causal kernel knows whole sentences and single tokens"
                 keys_values = past.extend(keys_values, position)
             return self.self_attention(y, keys_values, causal=y.size(1) > 1)
 

@@ -35,7 +35,8 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
+        positions = -(-config.max_positions // 8) * 8  # CUDA's batches are padded to multiples of 8
+        self.register_buffer("positions", sinusoids(positions, config.width), persistent=False)
         self.positions: Tensor
         self.initialise()
 

@@ -8,7 +8,7 @@ from mt.corpus.parallel import language_of
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import Comparison, Score, choose_tokenizer, compare, evaluate
 from mt.files import atomic_file, read_lines
-from mt.pipelines.run_folder import load_model
+from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.translate import SearchRequest, load_translator
 
 # What `sacrebleu -w 4` prints; digits beyond it are noise even on a large test set.
@@ -136,7 +136,8 @@ def evaluate_model(
             f"{source} has {len(sources):,} lines, {reference} has {len(references):,}",
             "source and reference are matched line by line, and need at least one",
         )
-    language = target_language or load_model(request.models[0]).languages[1] or language_of(reference)
+    own_language = RunFolder(request.models[0]).read_config()["languages"]["target"]
+    language = target_language or own_language or language_of(reference)
     choose_tokenizer(language, bleu_tokenize)  # a mistaken name is told before the work, not after it
     translations = [translation.text for translation in load_translator(request).translate(sources)]
     if output is not None:

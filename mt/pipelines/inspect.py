@@ -61,7 +61,7 @@ def describe_as_text(record: dict[str, Any]) -> str:
             f"{training['step']:,} steps, {training['target_tokens']:,} target tokens, "
             f"{training['elapsed_seconds'] / 60:.1f} min; {state}"
         )
-        rows["best"] = ", ".join(f"{score:.2f} at step {step:,}" for score, step in training["best"] or [])
+        rows["best"] = ", ".join(f"{abs(score):.2f} at step {step:,}" for score, step in training["best"] or [])
     provenance = record["provenance"]
     rows["made with"] = f"mt {provenance['mt']}, torch {provenance['torch']}, seed {provenance['seed']}"
     return "\n".join(f"{name:<11} {value}" for name, value in rows.items())

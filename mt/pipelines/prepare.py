@@ -262,16 +262,16 @@ def prepare_run(
         checked = check_text(texts, data_config.rules, seed=seed)
         for line in checked.report:
             logger.info("%s", line)
-        clear(run)
         tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
         tokenizers = start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed)
+        clear(run)
         run.write_tokenizers(*tokenizers)
     else:
         tokenizers = load_tokenizers(run, run.read_config())
         tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
     tokenizer_config = replace(tokenizer_config, joint=tokenizers[0] is tokenizers[1])
 
-    rules = {"rules": asdict(data_config.rules), "max_tokens": data_config.max_tokens}
+    rules = {"rules": asdict(data_config.rules), "max_tokens": data_config.max_tokens, "train": len(texts.train)}
     key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
     folder = (Path(data_config.cache) if data_config.cache else run.cache) / key
     if not (folder / "facts.json").is_file():
@@ -310,6 +310,7 @@ def clear(run: RunFolder) -> None:
 
     Encoded text stays: the cache is keyed by what it was made from.
     """
-    for name in ("run.toml", "config.json", "model.safetensors", "log.jsonl", "samples.txt"):
+    tokenizers = ("tokenizer.model", "source.model", "target.model")
+    for name in ("run.toml", "config.json", "model.safetensors", *tokenizers, "log.jsonl", "samples.txt"):
         (run.path / name).unlink(missing_ok=True)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

@@ -6,7 +6,7 @@ Precedence: defaults < `--config run.toml` < flags < `--set section.key=value`. 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tomli_w
 
@@ -16,7 +16,7 @@ from mt.corpus.tokenizer import TokenizerConfig, vocabulary_size_for
 from mt.device import Compute
 from mt.errors import ConfigError
 from mt.model.config import PRESETS, ModelConfig
-from mt.settings import AUTO, Values, auto, build, check_key, defaults, plain
+from mt.settings import AUTO, Values, auto, build, check_key, convert, defaults, plain
 from mt.training.loop import TrainingConfig, ValidationConfig
 from mt.training.optimizer import OptimizerConfig
 
@@ -54,8 +54,10 @@ def corpus_files(tables: tuple | list, name: str) -> list[CorpusFiles]:
             raise ConfigError(f"data.{name} must be tables: [[data.{name}]] source = ... target = ...")
         for key in table:
             check_key(key, ("source", "target", "tsv", "weight"), f"data.{name}.{key}")
-        paths = {key: Path(table[key]) for key in ("source", "target", "tsv") if key in table}
-        corpora.append(CorpusFiles(**paths, weight=float(table.get("weight", 1.0))))
+        keys = [key for key in ("source", "target", "tsv") if key in table]
+        paths = {key: Path(convert(table[key], str, f"data.{name}.{key}")) for key in keys}
+        weight = convert(table.get("weight", 1.0), float, f"data.{name}.weight")
+        corpora.append(CorpusFiles(**paths, weight=weight))
     return corpora
 
 
@@ -122,7 +124,8 @@ class Settings:
                 raise ConfigError(f"{where}: {section} is not a section", f"write it as a table: [{section}]")
             for key, value in values.items():
                 check_key(key, known_keys(section), f"{where}: {section}.{key}")
-                self.given[section][key] = value
+                wanted = str if key == "preset" else get_type_hints(SECTIONS[section])[key]
+                self.given[section][key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
         preset = self.given["model"].get("preset", AUTO)
         if preset != AUTO:
             check_key(preset, PRESETS, f"{where}: the preset {preset}")
@@ -170,7 +173,13 @@ def resolve_tokenizer(settings: Settings, pairs: int, same_script: bool) -> Toke
     files = settings.said()["tokenizer"].get("files", ())
     joint = len(set(files)) == 1 if files else same_script
     resolved = {"vocabulary_size": vocabulary_size_for(pairs), "joint": joint}
-    return build(TokenizerConfig, settings.section("tokenizer", resolved), "tokenizer")
+    config = build(TokenizerConfig, settings.section("tokenizer", resolved), "tokenizer")
+    if files and config.joint != joint:
+        raise ConfigError(
+            f"tokenizer.joint is {str(config.joint).lower()}, and --tokenizer gives {len(set(files))}",
+            "give one tokenizer for both sides, or two: source, then target",
+        )
+    return config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,6 +70,12 @@ def check_started_from(run: RunFolder, start_from: Path) -> None:
         )
 
 
+def unused_origin(run: RunFolder) -> Path | None:
+    """The run that this one was begun from, as long as no checkpoint holds its weights."""
+    path = run.read_config()["provenance"]["started_from"]
+    return Path(path) if path and not Checkpoints(run.path).steps() else None
+
+
 def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
     """Raise `ConfigError` when a text is not the one that the run was begun with."""
     before = run.read_config()["provenance"]["corpora"]
@@ -81,25 +87,37 @@ def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
         )
 
 
+def raised(before: tuple[int, float], now: tuple[int, float]) -> bool:
+    """Whether a limit of steps or minutes is now higher, or gone."""
+    return any(b and (not n or n > b) for b, n in zip(before, now, strict=True))
+
+
 def finished(run: RunFolder, settings: Settings) -> str:
-    """Why the run has ended, unless its limits are now others."""
+    """Why the run has ended; "" when it has not, or when a limit or the patience that ended it has been raised."""
     checkpoints = Checkpoints(run.path)
     steps = checkpoints.steps()
     state = checkpoints.state(steps[-1]) if steps else {}
-    return state["finished"] if state and limits(state) == limits(settings.said()["training"]) else ""
+    reason = state.get("finished", "")
+    if not reason or raised(limits(state), limits(settings.said()["training"])):
+        return ""
+    patience = settings.said()["validation"].get("patience", 0)
+    if reason.startswith("no gain") and (not patience or patience > state["validations_without_gain"]):
+        return ""
+    return reason
 
 
 def restore(
     checkpoints: Checkpoints, model: Transformer, optimizer: torch.optim.Optimizer, limits_now: tuple[int, float]
 ) -> Progress:
-    """Where the run stopped; with other limits than before, where it stood before its learning rate fell."""
+    """Where the run stopped; where a limit has been raised, how it stood before its learning rate fell."""
     steps = checkpoints.steps()
     progress = Progress()
-    if steps and limits(checkpoints.state(steps[-1])) != limits_now:
+    higher = bool(steps) and raised(limits(checkpoints.state(steps[-1])), limits_now)
+    if higher:
         steps = [step for step in steps if checkpoints.state(step)["decay"] is None] or steps
     if steps:
         progress = Progress.of(checkpoints.load(steps[-1], model, optimizer))
-        if limits(progress.record()) != limits_now:
+        if higher:
             progress.decay = None  # planned towards the limits of before, as a cosine is from its first step
         checkpoints.keep(set(steps))
         progress.best = [(score, step) for score, step in progress.best if step in steps]

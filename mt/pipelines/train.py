@@ -19,7 +19,15 @@ from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun, Texts, prepare_run
 from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import RunLog
-from mt.pipelines.resume import check_output, check_started_from, check_unchanged, continued_settings, finished, restore
+from mt.pipelines.resume import (
+    check_output,
+    check_started_from,
+    check_unchanged,
+    continued_settings,
+    finished,
+    restore,
+    unused_origin,
+)
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 from mt.pipelines.validation import Validation, choose_weights, to_batch
 from mt.settings import AUTO
@@ -51,9 +59,10 @@ def train(request: TrainRequest) -> None:
     new = request.overwrite or not run.recipe.is_file()
     if not new and request.start_from:
         check_started_from(run, request.start_from)
-    start = load_model(request.start_from) if new and request.start_from else None
+    origin = request.start_from if new else unused_origin(run)
+    start = load_model(origin) if origin else None
     settings = request.settings if new else continued_settings(run, request.settings)
-    if start:
+    if new and start:
         settings = with_architecture(settings, start)
     check_settings(settings)
     compute = choose_compute(settings)
@@ -84,6 +93,8 @@ def choose_compute(settings: Settings) -> Compute:
 
 def with_architecture(settings: Settings, start: LoadedModel) -> Settings:
     """The settings with the shape of the model that training starts from; raises `ConfigError` where they disagree."""
+    if settings.said()["tokenizer"]:
+        raise ConfigError("--from brings the tokenizer of its run", "leave --tokenizer and --vocab-size out")
     own = {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}
     said = settings.said()["model"]
     for key, value in said.items():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import queue
 import sys
 import threading
@@ -21,8 +22,6 @@ from mt.pipelines.run_folder import load_model
 logger = logging.getLogger(__name__)
 
 WINDOW = 10_000  # lines that are sorted by length together
-# On two CPU cores 2,048 was the best of 512 to 4,096 for beams of 1 and 5: past it the cached keys outgrow the caches.
-BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +56,7 @@ def load_translator(request: SearchRequest) -> Translator:
         first.tokenizers,
         search_config(first.decoding, request),
         compute,
-        batch_tokens=request.batch_tokens or BATCH_TOKENS[compute.device.type],
+        batch_tokens=request.batch_tokens,
         threads=threads,
     )
 
@@ -82,7 +81,9 @@ def translate(request: SearchRequest, files: list[Path], output: Path | None, fo
         if files:
             windows = chunks(line for stream, name in inputs for line in text_lines(stream, name))
         else:
-            windows = arriving_windows(text_lines(sys.stdin.buffer, "standard input"))
+            # A reader of its own: at exit Python waits for the lock of sys.stdin, which the reading thread would hold.
+            stream = stack.enter_context(open(os.dup(sys.stdin.fileno()), "rb"))
+            windows = arriving_windows(text_lines(stream, "standard input"))
         writing = stack.enter_context(atomic_file(output) if output else standard_output())
         done = 0
         for window in windows:

@@ -87,7 +87,9 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put the optimizer where `optimizer_tensors` found it."""
+    """Put the optimizer where `optimizer_tensors` found it; before the first step it has no state."""
+    if not tensors:
+        return
     for name, parameter in weights(model).items():
         optimizer.state[parameter] = {
             key: tensors[f"{name}/{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq", "step")
@@ -111,6 +113,10 @@ class Checkpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Write a checkpoint; of one that is there, whose tensors are those of this step, only the state."""
+        if step in self.steps():
+            write_json(self.path(step) / "state.json", state)
+            return
         with atomic_directory(self.path(step)) as folder:
             save_tensors(folder / "model.safetensors", weights(model))
             save_tensors(folder / "optimizer.safetensors", optimizer_tensors(model, optimizer))

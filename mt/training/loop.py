@@ -186,7 +186,7 @@ class Trainer:
 
     def update(self, indices: np.ndarray) -> None:
         """One optimizer step on the sentences `indices`."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.progress.step)  # dropout of this step, resumed or not
+        torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) % 2**63)  # of this step, resumed or not
         rate = learning_rate(self.optimizer_config, self.progress.step, self.progress.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -268,7 +268,7 @@ class Trainer:
         stable = 1 - self.optimizer_config.decay_fraction
         if config.max_steps and progress.step >= round(stable * config.max_steps):
             steps = config.max_steps - progress.step
-        elif config.max_minutes and self.clock.elapsed() >= stable * self.time_limit():
+        elif config.max_minutes and self.paced() and self.clock.elapsed() >= stable * self.time_limit():
             steps = self.steps_left()
         else:
             return
@@ -286,11 +286,14 @@ class Trainer:
         known = self.progress.validation_seconds
         return budget - (2.5 * known + 2.0 if known else 0.1 * budget)
 
+    def paced(self) -> bool:
+        """Whether this session has made enough steps to tell how fast it is."""
+        return self.progress.step >= self.session_step + 5
+
     def steps_left(self) -> int:
         """Steps that fit into the time left at this session's pace, and a little slower."""
-        done = self.progress.step - self.session_step
-        seconds_per_step = (time.monotonic() - self.session_start) / max(1, done)
-        return int(0.95 * (self.time_limit() - self.clock.elapsed()) / seconds_per_step) if done else 1
+        seconds_per_step = (time.monotonic() - self.session_start) / (self.progress.step - self.session_step)
+        return int(0.95 * (self.time_limit() - self.clock.elapsed()) / seconds_per_step)
 
     def seconds_left(self) -> float | None:
         """Until the nearer limit; None without one."""

@@ -52,12 +52,15 @@ def run_here(*arguments: object, stdin: bytes = b"", with_cuda: bool = False) ->
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root.handlers = []
     with (
+        tempfile.TemporaryFile() as read,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as err,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["mt", *map(str, arguments)])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        read.write(stdin)
+        read.seek(0)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(read))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.setattr(cli, "STARTED", time.monotonic())

@@ -50,7 +50,7 @@ def test_the_gradient_on_three_words_by_hand():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("tokens_a_chunk", [1, 2, 3, 7, 100])
 def test_the_loss_in_chunks_equals_the_plain_one(device, monkeypatch, smoothing, tokens_a_chunk):
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", tokens_a_chunk * V + V - 1)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), tokens_a_chunk * V + V - 1))
     chunked = values_and_gradients(label_smoothed_loss, *inputs(device), smoothing)
     plain = values_and_gradients(plain_loss, *inputs(device), smoothing)
     for ours, theirs in zip(chunked, plain, strict=True):
@@ -58,7 +58,7 @@ def test_the_loss_in_chunks_equals_the_plain_one(device, monkeypatch, smoothing,
 
 
 def test_a_chunk_is_never_less_than_a_token(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), 1))
     expected = plain_loss(*inputs(), 0.1)[0]
     torch.testing.assert_close(label_smoothed_loss(*inputs(), 0.1)[0], expected, rtol=1e-5, atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_the_second_value_is_without_smoothing_and_for_the_eye_only():
 
 
 def test_under_bfloat16_the_loss_in_chunks_is_about_the_plain_one(device, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * V)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), 3 * V))
     exact = values_and_gradients(plain_loss, *inputs(device), 0.1)
     with torch.autocast(device.type, torch.bfloat16):
         rounded = values_and_gradients(label_smoothed_loss, *inputs(device), 0.1)
