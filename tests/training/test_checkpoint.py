@@ -165,9 +165,8 @@ def test_a_crash_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, writer, crash)
-    for step in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            checkpoints.save(step, model, optimizer, {"step": step})
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(2, model, optimizer, {"step": 2})
     monkeypatch.undo()
 
     assert checkpoints.steps() == [1]
