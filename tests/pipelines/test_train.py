@@ -450,6 +450,20 @@ def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_lowered_limit_leaves_a_finished_run_as_it_is(mt, run):
+    before = contents(run)
+    outcome = mt("train", "--output", run, "--max-steps", 20)
+    assert (outcome.code, f"{run} is finished (max_steps 40)" in outcome.err) == (0, True)
+    assert contents(run) == before
+
+
+def test_more_patience_goes_on_with_a_run_that_lost_it(train, mt, tmp_path):
+    still = ["--set", "optimizer.peak_learning_rate=1e-12", "--set", "training.validate_every_steps=1"]
+    assert train(tmp_path / "run", *still, "--set", "validation.patience=2", steps=None).code == 0
+    outcome = mt("train", "--output", tmp_path / "run", "--set", "validation.patience=4")
+    assert "finished (no gain in 4 validations) after 5 steps" in outcome.err
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_going_on_from_a_damaged_checkpoint_is_one_clear_error(mt, run, file):
     damaged = Checkpoints(run).path(24) / file  # the one before the decay, where a raised limit goes on
@@ -621,6 +635,20 @@ def test_from_a_folder_that_is_no_run_is_a_model_error(train_from, tmp_path):
     assert outcome.code == ExitCode.MODEL
     assert f"{tmp_path / 'absent'} does not exist" in outcome.err
     assert not new.exists()
+
+
+def test_a_run_begun_from_another_and_killed_before_its_first_checkpoint_still_starts_from_it(train_from, monkeypatch):
+    still = ["--set", "optimizer.peak_learning_rate=1e-12", "--precision", "fp32"]
+    monkeypatch.setattr(pipeline, "fit", lambda *arguments: None)
+    _, new = train_from(*still)
+    assert (new / "run.toml").is_file()
+    monkeypatch.undo()
+    assert train_from(*still)[0].code == 0
+    start = load_tensors(
+        Path(json.loads((new / "config.json").read_text())["provenance"]["started_from"]) / "model.safetensors"
+    )
+    for name, tensor in load_tensors(new / "model.safetensors").items():
+        torch.testing.assert_close(tensor, start[name], atol=1e-9, rtol=0)
 
 
 def test_the_same_command_again_goes_on_with_a_run_started_from_another(train_from):
