@@ -158,7 +158,7 @@ class Settings:
 
 
 def preset_for(pairs: int) -> str:
-    """The size that a corpus of so many pairs can fill: see docs/training.md for the measurements."""
+    """The size that a corpus of so many pairs can fill: on little text a large model is worse, not better."""
     if pairs < 300_000:
         return "small"
     return "base" if pairs < 20_000_000 else "big"
@@ -196,72 +196,70 @@ def resolve(
     settings: Settings, tokenizer: TokenizerConfig, facts: CorpusFacts, compute: Compute, threads: int
 ) -> RunConfig:
     """The complete recipe for this corpus on this device."""
-    target_tokens = facts.target_tokens
-    data = build(
-        DataConfig,
-        settings.section(
-            "data",
-            {
-                "source_language": facts.languages[0],
-                "target_language": facts.languages[1],
-                "batch_tokens": min(32_768, max(1_024, target_tokens // 400 // 256 * 256)),
-            },
-        ),
-        "data",
-    )
-    preset = settings.given["model"].get("preset", AUTO)
-    shape = PRESETS[preset_for(facts.pairs) if preset == AUTO else preset]
-    values = settings.section("model", {}) | shape | {"dropout": dropout_for(facts.pairs)} | settings.said()["model"]
-    values.pop("preset", None)
-    model = build(
-        ModelConfig,
-        values
-        | {
-            "source_vocabulary": facts.vocabularies[0],
-            "target_vocabulary": facts.vocabularies[1],
-            "share_embeddings": tokenizer.joint,
-        },
-        "model",
-    )
-    limits = settings.said()["training"]
-    limited = bool(limits.get("max_steps") or limits.get("max_minutes"))
-    steps_per_epoch = max(1, round(target_tokens / data.batch_tokens))
-    most_steps = limits.get("max_steps") or 1 << 40
-    validate_every = limits.get("validate_every_steps") or max(
-        1, min(max(200, steps_per_epoch), 5_000, most_steps // 10)
-    )
-    training = build(
-        TrainingConfig,
-        settings.section(
-            "training",
-            {
-                "device": compute.device.type,
-                "precision": compute.precision,
-                "threads": threads,
-                "micro_batch_tokens": 32_768 if compute.on_cuda else 4_096,
-                "validate_every_steps": validate_every,
-                "checkpoint_every_steps": validate_every,
-            },
-        ),
-        "training",
-    )
-    optimizer = build(
-        OptimizerConfig,
-        settings.section(
-            "optimizer",
-            {
-                "peak_learning_rate": 1e-3 * (256 / model.width) ** 0.5,
-                "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",
-                "warmup_steps": min(max(200, steps_per_epoch), 4_000, max(1, most_steps // 10)),
-            },
-        ),
-        "optimizer",
-    )
-    patience = 0 if limited else 10
+    data = resolve_data(settings, facts)
+    model = resolve_model(settings, facts, share_embeddings=tokenizer.joint)
+    steps_per_epoch = max(1, round(facts.target_tokens / data.batch_tokens))
+    training = resolve_training(settings, steps_per_epoch, compute, threads)
+    optimizer = resolve_optimizer(settings, steps_per_epoch, model.width, training)
+    patience = 0 if training.max_steps or training.max_minutes else 10
     validation = build(ValidationConfig, settings.section("validation", {"patience": patience}), "validation")
     return RunConfig(
         tokenizer=tokenizer, data=data, model=model, optimizer=optimizer, training=training, validation=validation
     )
+
+
+def resolve_data(settings: Settings, facts: CorpusFacts) -> DataConfig:
+    """An update is a four-hundredth of an epoch, between 1,024 and 32,768 target tokens."""
+    resolved = {
+        "source_language": facts.languages[0],
+        "target_language": facts.languages[1],
+        "batch_tokens": min(32_768, max(1_024, facts.target_tokens // 400 // 256 * 256)),
+    }
+    return build(DataConfig, settings.section("data", resolved), "data")
+
+
+def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: bool) -> ModelConfig:
+    """Given numbers stand before those of the preset, and these before the defaults."""
+    given = settings.said()["model"]
+    preset = given.pop("preset", preset_for(facts.pairs))
+    vocabularies = {
+        "source_vocabulary": facts.vocabularies[0],
+        "target_vocabulary": facts.vocabularies[1],
+        "share_embeddings": share_embeddings,
+    }
+    values = settings.section("model", {}) | PRESETS[preset] | {"dropout": dropout_for(facts.pairs)} | given
+    values.pop("preset", None)
+    return build(ModelConfig, values | vocabularies, "model")
+
+
+def resolve_training(settings: Settings, steps_per_epoch: int, compute: Compute, threads: int) -> TrainingConfig:
+    """Validation comes once an epoch, within bounds, and a checkpoint with it."""
+    given = settings.said()["training"]
+    often = min(max(200, steps_per_epoch), 5_000, (given.get("max_steps") or 1 << 40) // 10)
+    every = given.get("validate_every_steps", max(1, often))
+    resolved = {
+        "device": compute.device.type,
+        "precision": compute.precision,
+        "threads": threads,
+        "micro_batch_tokens": 32_768 if compute.on_cuda else 4_096,
+        "validate_every_steps": every,
+        "checkpoint_every_steps": every,
+    }
+    return build(TrainingConfig, settings.section("training", resolved), "training")
+
+
+def resolve_optimizer(
+    settings: Settings, steps_per_epoch: int, width: int, training: TrainingConfig
+) -> OptimizerConfig:
+    """Wider models learn at lower rates; the warm-up is an epoch, within bounds."""
+    limited = training.max_steps or training.max_minutes
+    longest_warmup = max(1, (training.max_steps or 1 << 40) // 10)
+    resolved = {
+        "peak_learning_rate": 1e-3 * (256 / width) ** 0.5,
+        "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",
+        "warmup_steps": min(max(200, steps_per_epoch), 4_000, longest_warmup),
+    }
+    return build(OptimizerConfig, settings.section("optimizer", resolved), "optimizer")
 
 
 # What may change when a run is continued: how long, how often, where, and at what cost; never what is computed.
