@@ -66,8 +66,8 @@ class Rules:
     limits: Tensor  # (B,) most target tokens, </s> included
     shortest_limit: int  # the least of them, known without asking the device
 
-    def select(self, sentences: Tensor) -> "Rules":
-        return replace(self, limits=self.limits[sentences])
+    def select(self, sentences: Tensor, shortest_limit: int) -> "Rules":
+        return replace(self, limits=self.limits[sentences], shortest_limit=shortest_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,8 @@ def search(
                 searching = searching[~done]
                 if not len(searching):
                     break
-                beams, rules = beams.select(rest), rules.select(rest)
+                beams = beams.select(rest)
+                rules = rules.select(rest, min(limits[sentence] for sentence in searching.tolist()))
                 history.select(rest)
                 for state in states:
                     state.select(rest)

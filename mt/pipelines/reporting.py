@@ -1,7 +1,6 @@
 """What a training run says: a line an interval to people on stderr, the same as a JSON object to log.jsonl."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,6 @@ class RunLog:
         self.path = path
         self.progress = progress
         self.elapsed = elapsed
-        self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet)
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
@@ -61,7 +59,6 @@ class RunLog:
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("training", total=total_steps or None, completed=progress.step)
             self.bar.start()
-        self.since = time.monotonic()
 
     def __call__(self, record: Record) -> None:
         """Add step and seconds to a record of kind train, valid or event, write it, and show it."""

@@ -81,8 +81,9 @@ def translate(request: SearchRequest, files: list[Path], output: Path | None, fo
         if files:
             windows = chunks(line for stream, name in inputs for line in text_lines(stream, name))
         else:
-            # A reader of its own: at exit Python waits for the lock of sys.stdin, which the reading thread would hold.
-            stream = stack.enter_context(open(os.dup(sys.stdin.fileno()), "rb"))
+            # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
+            # the thread that reads it, and that thread for input.
+            stream = open(os.dup(sys.stdin.fileno()), "rb")  # noqa: SIM115
             windows = arriving_windows(text_lines(stream, "standard input"))
         writing = stack.enter_context(atomic_file(output) if output else standard_output())
         done = 0

@@ -99,7 +99,4 @@ def choose_weights(trainer: Trainer, run: RunFolder) -> None:
             "the average of the %s best checkpoints has %s %.2f on validation, the best one %.2f: %s is kept",
             len(best), metric, abs(score), abs(best[0][0]), "the average" if better else "the best one",
         )  # fmt: skip
-        load_weights(
-            trainer.model, load_tensors(trainer.checkpoints.path(trainer.progress.step) / "model.safetensors"), ""
-        )
     save_tensors(run.model, chosen)

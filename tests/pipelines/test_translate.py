@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -332,3 +333,14 @@ def test_a_run_folder_can_be_moved(mt, run, trained, tmp_path):
     flags = ["--beam", 1, "--threads", 1]
     one, other = (mt("translate", "--model", path, *flags, stdin=LINES) for path in (moved, trained))
     assert one == other
+
+
+@pytest.mark.parametrize("asking", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_translation_that_waits_for_input(start_mt, trained, asking):
+    process = start_mt("translate", "--model", trained, "--threads", 1, "--beam", 1)
+    process.stdin.write(b"one two\n")
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(asking)
+    assert process.wait(timeout=60) == ExitCode.INTERRUPTED  # with standard input still open
+    assert process.stderr.read() == b"stopped\n"
