@@ -5,14 +5,14 @@ standard output.  Time runs from text to text: every engine splits into pieces a
 """
 
 import json
-import os
-import re
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from workers import peak_memory, serve
 
 # Sentences in a batch, where the engine is not mt: see README
 BATCH_SENTENCES = {"cpu": 32, "cuda": 256}
@@ -178,15 +178,6 @@ def load(job: Job) -> Mt | HuggingFace | CTranslate2:
     return kinds[job.engine.partition("-")[0]](job)
 
 
-def peak_memory() -> dict[str, int | None]:
-    """The most memory that this process has held: resident, and on the GPU where PyTorch manages it."""
-    # Not getrusage: its figure begins with that of the process that started this one.
-    resident = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    torch = sys.modules.get("torch")
-    on_gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
-    return {"peak_rss_bytes": int(resident[1]) * 1024 if resident else None, "peak_gpu_bytes": on_gpu}
-
-
 def work(job: Job, orders: TextIO) -> Iterator[dict[str, Any]]:
     """An answer when loaded, and one for each order."""
     started = time.perf_counter()
@@ -199,13 +190,5 @@ def work(job: Job, orders: TextIO) -> Iterator[dict[str, Any]]:
         yield {"seconds": time.perf_counter() - started, **asdict(output), **peak_memory()}
 
 
-def main() -> None:
-    # What libraries print must not come between the answers.
-    answers = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115 (open as long as the process lives)
-    os.dup2(2, 1)
-    for answer in work(Job(**json.loads(sys.argv[1])), sys.stdin):
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(work(Job(**json.loads(sys.argv[1])), sys.stdin))

@@ -5,15 +5,9 @@ Each engine runs in a process of its own, loaded and warmed up before anything i
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ from engines import BATCH_SENTENCES, Job
 from measured import circumstances, machine_name, spread, text_record, warn_when_busy
 from peers import Disagreement, Sample, check_ctranslate2, check_m2m100, to_ctranslate2, to_m2m100
 from sacrebleu.metrics.bleu import BLEU
+from workers import Failure, Worker, running
 
 from mt.errors import MTError
 from mt.files import checksum, read_lines, write_json
@@ -30,7 +25,6 @@ from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 PACKAGES = ("torch", "transformers", "ctranslate2", "sentencepiece", "sacrebleu", "numpy")
 COMPUTE_TYPES = {"fp32": ("float32", "int8"), "bf16": ("bfloat16", "int8_bfloat16")}
 CHECKED_SENTENCES = 32  # through which converted models are compared with the original
-PAUSE_SECONDS = 0.5  # until the threads of the engine before have stopped waiting for work on the processor
 
 
 def arguments() -> argparse.Namespace:
@@ -65,54 +59,6 @@ def names(text: str) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-class Worker:
-    """An engine in a process of its own."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("engines.py")), json.dumps(asdict(job))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        self.loaded = self.answer()
-        self.answers: list[dict[str, Any]] = []
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise Disagreement(f"{self.job.engine} has ended with code {self.process.wait()}")
-        return json.loads(line)
-
-    def translate(self) -> None:
-        """Translate the whole text once; the first time is the warm-up."""
-        assert self.process.stdin is not None
-        time.sleep(PAUSE_SECONDS)
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.answers.append(self.answer())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-@contextmanager
-def running(jobs: list[Job]) -> Iterator[list[Worker]]:
-    """Workers loaded one after another, ended with the block."""
-    workers: list[Worker] = []
-    try:
-        for job in jobs:
-            workers.append(Worker(job))
-        yield workers
-    finally:
-        for worker in workers:
-            worker.close()
 
 
 def convert(loaded: LoadedModel, options: argparse.Namespace, folder: Path, sample: Sample) -> dict[str, float]:
@@ -159,17 +105,16 @@ def jobs(loaded: LoadedModel, options: argparse.Namespace, folder: Path, beam: i
 
 def measure(jobs: list[Job], references: list[str], repetitions: int) -> list[dict[str, Any]]:
     """A result for each job, all with the same beam."""
-    with running(jobs) as workers:
+    with running("engines.py", jobs) as workers:
         for repetition in range(repetitions + 1):
             for worker in workers:
-                worker.translate()
-                seconds = worker.answers[-1]["seconds"]
+                seconds = worker.order()["seconds"]
                 what = f"repetition {repetition}" if repetition else "warm-up"
                 print(f"beam {worker.job.beam}, {worker.job.engine}, {what}: {seconds:.2f} s", file=sys.stderr)
         return [result(worker, workers[0], references) for worker in workers]
 
 
-def result(worker: Worker, first: Worker, references: list[str]) -> dict[str, Any]:
+def result(worker: Worker[Job], first: Worker[Job], references: list[str]) -> dict[str, Any]:
     """The figures of a worker, and how the first one (mt, unless left out) compares with it."""
     warm_up, *repetitions = worker.answers
     last, lines = repetitions[-1], len(references)
@@ -194,7 +139,7 @@ def result(worker: Worker, first: Worker, references: list[str]) -> dict[str, An
     }
 
 
-def seconds_of(worker: Worker) -> float:
+def seconds_of(worker: Worker[Job]) -> float:
     return statistics.median(answer["seconds"] for answer in worker.answers[1:])
 
 
@@ -268,5 +213,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (Disagreement, MTError) as error:
+    except (Disagreement, Failure, MTError) as error:
         sys.exit(f"error: {error}")

@@ -11,12 +11,15 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from mt import __version__
 from mt.errors import ConfigError, DataError, DeviceError, ExitCode, Interrupted, MTError
+
+if TYPE_CHECKING:
+    from mt.pipelines.recipe import Settings
 
 STARTED = time.monotonic()  # the minutes of --max-minutes begin here
 
@@ -32,6 +35,8 @@ tokenizer_app = typer.Typer(
     help="Train a SentencePiece tokenizer; turn text into pieces and back.", no_args_is_help=True
 )
 app.add_typer(tokenizer_app, name="tokenizer")
+bench_app = typer.Typer(help="Measure how fast this machine is.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, tf32 or bf16.")]
@@ -40,6 +45,9 @@ Models = Annotated[list[Path], typer.Option(help="Run folder; several are an ens
 Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses followed per sentence; 1: greedy.")]
 LengthPenalty = Annotated[
     float | None, typer.Option(help="Rank by log-probability / length^this; not given: the run's own.")
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of mt train --show-config.")
 ]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Sentences x longest source in a batch.")]
 
@@ -139,9 +147,7 @@ def train(
     cache: Annotated[Path | None, typer.Option(help="Folder of encoded text; may be shared between runs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder first.")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print all settings as TOML and exit.")] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of --show-config.")
-    ] = None,
+    assignments: Assignments = None,
 ) -> None:
     """Train a model on two aligned text files; run again, it goes on where it stopped.
 
@@ -150,7 +156,7 @@ def train(
     from mt.pipelines.recipe import Settings
     from mt.pipelines.train import TrainRequest
     from mt.pipelines.train import train as train_run
-    from mt.settings import parse_assignment, read_toml
+    from mt.settings import read_toml
 
     settings = Settings()
     if config:
@@ -179,9 +185,7 @@ def train(
         for section, values in flags.items()
     }
     settings.add(given, "command line")
-    for assignment in assignments or []:
-        section, key, value = parse_assignment(assignment)
-        settings.add({section: {key: value}}, "--set")
+    add_assignments(settings, assignments)
     if show_config:
         print_result(settings.as_text().rstrip("\n"))
         return
@@ -252,6 +256,8 @@ def evaluate(
         raise ConfigError(
             "give either --model with --source, or --hypothesis", "what is scored is a model or a file of translations"
         )
+    if hypothesis and any(each is not None for each in (output, beam, length_penalty, batch_tokens)):
+        raise ConfigError("--output and search flags belong to --model", "--hypothesis is translated already")
     from mt.pipelines.evaluate import evaluate_model, score_files
     from mt.pipelines.translate import SearchRequest
 
@@ -296,6 +302,39 @@ def average(
     logging.getLogger(__name__).info("%s holds the average of steps %s", output, ", ".join(f"{s:,}" for s in steps))
 
 
+@bench_app.command("train")
+def bench_train(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder whose text and recipe are used; none: made-up sentences.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Model size: auto, tiny, small, base or big.")] = None,
+    vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=5, help="Pieces of made-up sentences.")] = 32_000,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of a repetition.")] = 20,
+    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")] = 5,
+    form: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+    assignments: Assignments = None,
+) -> None:
+    """Train for a moment: target tokens a second, memory, and the share of what matrix products alone reach here."""
+    one_of(form, ("text", "json"), "--format")
+    from mt.pipelines.bench import TrainBench, as_text
+    from mt.pipelines.bench import bench_train as run_bench
+    from mt.pipelines.recipe import Settings
+
+    settings = Settings()
+    training = {"device": device, "precision": precision, "threads": threads or "auto"}
+    settings.add({"model": {"preset": preset} if preset else {}, "training": training}, "command line")
+    add_assignments(settings, assignments)
+    record = run_bench(
+        TrainBench(
+            settings=settings, run=run, vocabulary=vocabulary_size, updates=updates, repetitions=repetitions
+        )
+    )
+    print_result(record if form == "json" else as_text(record))
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Run folder, made or continued.")] = Path("runs/demo"),
@@ -313,6 +352,15 @@ def print_result(result: dict[str, Any] | str) -> None:
     with standard_output() as stream:
         stream.write(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))
         stream.write("\n")
+
+
+def add_assignments(settings: "Settings", assignments: list[str] | None) -> None:
+    """Lay what `--set` says over the settings."""
+    from mt.settings import parse_assignment
+
+    for assignment in assignments or []:
+        section, key, value = parse_assignment(assignment)
+        settings.add({section: {key: value}}, "--set")
 
 
 def pair_of_files(paths: tuple[Path, Path] | None) -> list[dict[str, str]]:

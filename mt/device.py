@@ -28,6 +28,16 @@ class Compute:
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def product_type(self) -> torch.dtype:
+        """What the factors of matrix products are."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.on_cuda:
+            torch.cuda.synchronize(self.device)
+
     def autocast(self) -> AbstractContextManager:
         """A block in which products run in this precision."""
         if self.precision == "bf16":

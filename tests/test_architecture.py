@@ -44,6 +44,8 @@ COMMANDS = {
     f" {SEARCH} {DEVICE}",
     "info": "--format",
     "average": "--last --output",
+    "bench": "",
+    "bench train": f"--preset --vocab-size --updates --repetitions --format --set {DEVICE}",
     "demo": "--output",
 }
 

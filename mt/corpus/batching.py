@@ -6,8 +6,11 @@ numbers: the epoch and the position in it.
 Shapes: B sentences, S source length, T target length.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -135,3 +138,42 @@ def micro_batches(corpus: EncodedCorpus, indices: np.ndarray, micro_batch_tokens
         start = max(start + 1, int(np.searchsorted(tokens, before + micro_batch_tokens, side="right")))
         cuts.append(start)
     return np.split(indices, cuts[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Batcher:
+    """Makes the tensors of a corpus's sentences, on a device."""
+
+    corpus: EncodedCorpus
+    source: Specials
+    target: Specials
+    device: torch.device
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """These sentences, in lengths that are multiples of 8 where that makes products faster."""
+        multiple = 8 if self.device.type == "cuda" else 1
+        return make_batch(self.corpus, indices, self.source, self.target, multiple=multiple).to(self.device)
+
+    def updates(
+        self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int
+    ) -> Iterator[tuple[list[Batch], int, int]]:
+        """What `sampler.updates` yields, as micro-batches; for a GPU they are made while it computes."""
+        made = (
+            ([self.batch(part) for part in micro_batches(self.corpus, indices, micro_batch_tokens)], *after)
+            for indices, *after in sampler.updates(epoch, position)
+        )
+        return ahead(made, AHEAD) if self.device.type == "cuda" else made
+
+
+AHEAD = 4  # updates that wait for the GPU
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """The same items, up to `depth` of them made beforehand in a thread."""
+    end = object()
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(depth))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield cast(Item, item)

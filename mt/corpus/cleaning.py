@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What the check found.  Words (by white space) and characters are those of the kept pairs."""
+    """What the check found.  Words (by white space) are those of the kept pairs."""
 
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
@@ -69,8 +69,6 @@ class Report:
     target_hashes: NDArray[np.uint64]
     source_words: int
     target_words: int
-    source_characters: int
-    target_characters: int
 
     @property
     def pairs_read(self) -> int:
@@ -127,8 +125,6 @@ def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
         target_hashes=target.hashes,
         source_words=int(source.words[kept].sum()),
         target_words=int(target.words[kept].sum()),
-        source_characters=int(source.characters[kept].sum()),
-        target_characters=int(target.characters[kept].sum()),
     )
 
 
@@ -256,7 +252,7 @@ def unique(values: NDArray[np.uint64]) -> Mask:
     return counts[where] == 1
 
 
-def report_lines(report: Report, shared: Overlap | None = None) -> list[str]:
+def report_lines(report: Report) -> list[str]:
     """The report as aligned text: a line for each rule, with the lines of the first examples and the text of one."""
     lines = [f"{report.pairs_read:,} pairs read"]
     width = len(f"{report.pairs_read:,}")
@@ -271,9 +267,4 @@ def report_lines(report: Report, shared: Overlap | None = None) -> list[str]:
     lines.append(
         f"{report.pairs_kept:,} pairs kept: {report.source_words:,} source words, {report.target_words:,} target words"
     )
-    if shared is not None:
-        lines.append(
-            f"{shared.pairs:,} of {shared.of:,} validation pairs, and {shared.sources:,} of their sources,"
-            " also stand in the training text"
-        )
     return lines

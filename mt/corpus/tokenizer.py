@@ -4,6 +4,7 @@ Text passes unchanged: no normalisation unless asked for, spaces kept, character
 """
 
 import io
+import random
 import re
 import tempfile
 import unicodedata
@@ -21,6 +22,7 @@ from mt.settings import auto
 
 TYPES = ("unigram", "bpe")
 NORMALIZATIONS = ("none", "nfc", "nfkc")
+SAMPLE_LINES = 2_000_000  # more teach SentencePiece nothing new
 LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 SPECIAL_IDS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}  # of tokenizers trained here
 
@@ -34,7 +36,7 @@ class TokenizerConfig:
     vocabulary_size: int = auto()  # pieces; of each side when not joint
     joint: bool = auto()  # one tokenizer for both sides; auto: when both are written in one script
     normalization: str = "none"  # none | nfc | nfkc, applied to source and target
-    sample_lines: int = 2_000_000  # at most so many lines are read for training
+    sample_lines: int = SAMPLE_LINES  # at most so many lines are trained on
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -94,6 +96,18 @@ class Tokenizer:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self.processor.id_to_piece(int(i)) if i < self.processor.get_piece_size() else "<pad>" for i in ids]
+
+
+def sample_of(lines: Iterable[str], count: int, seed: int = 1) -> list[str]:
+    """All lines, or of more than `count` so many, each equally likely (Vitter 1985, algorithm R)."""
+    generator = random.Random(seed)
+    chosen: list[str] = []
+    for number, line in enumerate(lines):
+        if number < count:
+            chosen.append(line)
+        elif (slot := generator.randrange(number + 1)) < count:
+            chosen[slot] = line
+    return chosen
 
 
 def vocabulary_size_for(pairs: int) -> int:

@@ -254,12 +254,10 @@ def prepare_run(
 
     Nothing is written before the text has been checked.
     """
-    given = settings.said()["training"]
-    seed, threads = given.get("seed", 1), given.get("threads") or usable_threads()
-    data_config = build(DataConfig, settings.section("data", UNDECIDED_DATA), "data")
+    seed, threads = seed_and_threads(settings)
     checked = None
     if new:
-        checked = check_text(texts, data_config.rules, seed=seed)
+        checked = check_text(texts, undecided_data(settings).rules, seed=seed)
         for line in checked.report:
             logger.info("%s", line)
         tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
@@ -270,21 +268,8 @@ def prepare_run(
         tokenizers = load_tokenizers(run, run.read_config())
         tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
     tokenizer_config = replace(tokenizer_config, joint=tokenizers[0] is tokenizers[1])
-
-    rules = {"rules": asdict(data_config.rules), "max_tokens": data_config.max_tokens, "train": len(texts.train)}
-    key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
-    folder = (Path(data_config.cache) if data_config.cache else run.cache) / key
-    if not (folder / "facts.json").is_file():
-        checked = checked or check_text(texts, data_config.rules, seed=seed)
-        encode_text(checked, folder, tokenizers, max_tokens=data_config.max_tokens, threads=threads)
-    data = read_prepared(folder, texts.train)
-
-    facts = CorpusFacts(
-        pairs=data.facts["pairs"],
-        target_tokens=data.facts["target_tokens"],
-        vocabularies=(tokenizers[0].size, tokenizers[1].size),
-        languages=texts.languages(),
-    )
+    data = read_or_encode(run, settings, texts, tokenizers, checked)
+    facts = corpus_facts(data, texts, tokenizers)
     config = resolve(settings, tokenizer_config, facts, compute, threads)
     decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
     if new:
@@ -301,8 +286,42 @@ def prepare_run(
     return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)
 
 
-# What the text is read with before the recipe is complete: nothing of this bears on it.
-UNDECIDED_DATA = {"source_language": "", "target_language": "", "batch_tokens": 1}
+def seed_and_threads(settings: Settings) -> tuple[int, int]:
+    given = settings.said()["training"]
+    return given.get("seed", 1), given.get("threads") or usable_threads()
+
+
+def undecided_data(settings: Settings) -> DataConfig:
+    """What the text is read with, before the recipe is complete: what is not known yet does not bear on it."""
+    unknown = {"source_language": "", "target_language": "", "batch_tokens": 1}
+    return build(DataConfig, settings.section("data", unknown), "data")
+
+
+def read_or_encode(
+    run: RunFolder,
+    settings: Settings,
+    texts: Texts,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    checked: CheckedText | None = None,
+) -> PreparedData:
+    """The encoded corpora from the cache, where they are put first if they are not there."""
+    data, (seed, threads) = undecided_data(settings), seed_and_threads(settings)
+    rules = {"rules": asdict(data.rules), "max_tokens": data.max_tokens, "train": len(texts.train)}
+    key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
+    folder = (Path(data.cache) if data.cache else run.cache) / key
+    if not (folder / "facts.json").is_file():
+        checked = checked or check_text(texts, data.rules, seed=seed)
+        encode_text(checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
+    return read_prepared(folder, texts.train)
+
+
+def corpus_facts(data: PreparedData, texts: Texts, tokenizers: tuple[Tokenizer, Tokenizer]) -> CorpusFacts:
+    return CorpusFacts(
+        pairs=data.facts["pairs"],
+        target_tokens=data.facts["target_tokens"],
+        vocabularies=(tokenizers[0].size, tokenizers[1].size),
+        languages=texts.languages(),
+    )
 
 
 def clear(run: RunFolder) -> None:

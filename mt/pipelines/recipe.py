@@ -17,7 +17,7 @@ from mt.device import Compute
 from mt.errors import ConfigError
 from mt.model.config import PRESETS, ModelConfig
 from mt.settings import AUTO, Values, auto, build, check_key, convert, defaults, plain
-from mt.training.loop import TrainingConfig, ValidationConfig
+from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.optimizer import OptimizerConfig
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mt.files import append_text
-from mt.training.loop import Progress as TrainingProgress
+from mt.training.budget import Progress as TrainingProgress
 
 Record = dict[str, Any]
 

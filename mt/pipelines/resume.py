@@ -10,8 +10,8 @@ from mt.model.transformer import Transformer
 from mt.pipelines.recipe import Settings, differences
 from mt.pipelines.run_folder import RunFolder
 from mt.settings import Values, read_toml
+from mt.training.budget import Progress
 from mt.training.checkpoint import Checkpoints
-from mt.training.loop import Progress
 
 logger = logging.getLogger(__name__)
 

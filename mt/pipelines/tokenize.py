@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mt.corpus.tokenizer import Tokenizer, train_tokenizer
+from mt.corpus.tokenizer import SAMPLE_LINES, Tokenizer, sample_of, train_tokenizer
 from mt.errors import DataError
 from mt.files import atomic_file, decode_lines, read_lines, standard_output
 
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 def train_files(files: list[Path], type: str, vocabulary_size: int, output: Path) -> None:
-    """Train on the lines of all files; writes OUTPUT.model and OUTPUT.vocab (a piece and its score a line)."""
-    lines = [line for path in files for line in read_lines(path)]
-    if not any(line.strip() for line in lines):
+    """Train on a sample of the lines of all files; writes OUTPUT.model and OUTPUT.vocab (a piece and its score)."""
+    lines = sample_of((line for path in files for line in read_lines(path) if line.strip()), SAMPLE_LINES)
+    if not lines:
         raise DataError(f"there is no text in {', '.join(map(str, files))}", "a tokenizer is trained on text")
     model, warning = train_tokenizer(lines, type=type, vocabulary_size=vocabulary_size)
     if warning:

@@ -5,19 +5,19 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 
-from mt.corpus.batching import Batch, BatchSampler, micro_batches
+from mt.corpus.batching import Batcher, BatchSampler
 from mt.device import Compute, choose, usable_threads
 from mt.errors import ConfigError, Interrupted
 from mt.model.attention import MultiHeadAttention, explicit
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun, Texts, prepare_run
-from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
+from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import RunLog
 from mt.pipelines.resume import (
     check_output,
@@ -29,11 +29,13 @@ from mt.pipelines.resume import (
     unused_origin,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
-from mt.pipelines.validation import Validation, choose_weights, to_batch
+from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
+from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Checkpoints, load_weights, save_tensors, weights
-from mt.training.loop import Clock, Progress, Trainer
+from mt.training.loop import Trainer
 from mt.training.optimizer import make_optimizer
+from mt.training.update import Updater
 
 logger = logging.getLogger(__name__)
 
@@ -114,44 +116,36 @@ def fit(
     """Build the model, train it from the last checkpoint on, and leave the best weights in the run folder."""
     config = prepared.config
     torch.manual_seed(config.training.seed)
-    model = Transformer(config.model)
-    if start:
-        load_weights(model, weights(start.model), str(start.path))
-    model.to(compute.device)
-    use_fastest_kernel(model, compute)
-    optimizer = make_optimizer(model, config.optimizer)
+    updater = make_updater(config, compute, start)
+    model, optimizer = updater.model, updater.optimizer
     checkpoints = Checkpoints(run.path)
     progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
     clock = Clock(request.started, progress.elapsed_seconds)
     log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
     announce(model, prepared, compute, log, progress)
-    corpus, data = prepared.data.train, config.data
-
-    def batches(indices: np.ndarray) -> list[Batch]:
-        parts = micro_batches(corpus, indices, config.training.micro_batch_tokens)
-        return [to_batch(corpus, part, prepared.tokenizers, compute) for part in parts]
+    sampler = BatchSampler(
+        prepared.data.train,
+        batch_tokens=config.data.batch_tokens,
+        seed=config.training.seed,
+        weights=prepared.data.weights,
+    )
+    batcher = Batcher(prepared.data.train, *(each.specials for each in prepared.tokenizers), compute.device)
 
     def publish() -> None:
         save_tensors(run.model, weights(model))
 
     with stop_on_signals() as interrupted:
         trainer = Trainer(
-            model=model,
-            optimizer=optimizer,
-            sampler=BatchSampler(
-                corpus, batch_tokens=data.batch_tokens, seed=config.training.seed, weights=prepared.data.weights
-            ),
-            batches=batches,
+            updater=updater,
+            updates=partial(batcher.updates, sampler, config.training.micro_batch_tokens),
             validate=Validation(run, prepared, model, compute, progress),
             publish=publish,
             log=log,
             checkpoints=checkpoints,
-            compute=compute,
             config=config.training,
             optimizer_config=config.optimizer,
             validation=config.validation,
-            clock=clock,
-            progress=progress,
+            budget=Budget(config.training, config.optimizer, progress, clock),
             interrupted=interrupted,
         )
         try:
@@ -168,6 +162,22 @@ def fit(
         "finished (%s) after %s steps; best %s on validation %.2f; the model is in %s",
         reason, f"{progress.step:,}", config.validation.metric, abs(progress.best[0][0]), run.path,
     )  # fmt: skip
+
+
+def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None = None) -> Updater:
+    """A model of this recipe on the device, with the weights of `start` if given, and what trains it."""
+    model = Transformer(config.model)
+    if start:
+        load_weights(model, weights(start.model), str(start.path))
+    model.to(compute.device)
+    use_fastest_kernel(model, compute)
+    return Updater(
+        model,
+        make_optimizer(model, config.optimizer),
+        compute,
+        label_smoothing=config.training.label_smoothing,
+        gradient_clip=config.optimizer.gradient_clip,
+    )
 
 
 def announce(model: Transformer, prepared: PreparedRun, compute: Compute, log: RunLog, progress: Progress) -> None:

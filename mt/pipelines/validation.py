@@ -4,12 +4,9 @@ import logging
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
 import torch
 
-from mt.corpus.batching import Batch, BatchSampler, make_batch
-from mt.corpus.encoded import EncodedCorpus
-from mt.corpus.tokenizer import Tokenizer
+from mt.corpus.batching import Batcher, BatchSampler
 from mt.decoding.translator import Translator
 from mt.device import Compute
 from mt.evaluation.metrics import quick_scores
@@ -17,17 +14,12 @@ from mt.files import append_text
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun
 from mt.pipelines.run_folder import RunFolder
+from mt.training.budget import Progress, Record
 from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors
-from mt.training.loop import Progress, Record, Trainer, batch_loss
+from mt.training.loop import Trainer
+from mt.training.update import batch_loss
 
 logger = logging.getLogger(__name__)
-
-
-def to_batch(
-    corpus: EncodedCorpus, indices: np.ndarray, tokenizers: tuple[Tokenizer, Tokenizer], compute: Compute
-) -> Batch:
-    source, target = (tokenizer.specials for tokenizer in tokenizers)
-    return make_batch(corpus, indices, source, target, multiple=8 if compute.on_cuda else 1).to(compute.device)
 
 
 class Validation:
@@ -42,6 +34,7 @@ class Validation:
         self.references = data.valid_references[: config.validation.max_sentences]
         sampler = BatchSampler(data.valid, batch_tokens=config.data.batch_tokens, seed=0)
         self.batches = sampler.epoch(0)
+        self.batcher = Batcher(data.valid, *(each.specials for each in prepared.tokenizers), compute.device)
         # On the CPU translations are made in float32, as `mt translate` makes them.
         translating = compute if compute.on_cuda else Compute(compute.device, "fp32")
         self.translator = Translator(
@@ -63,7 +56,7 @@ class Validation:
         """Cross-entropy without smoothing, in nats per target token."""
         total, tokens = 0.0, 0
         for indices in self.batches:
-            batch = to_batch(self.prepared.data.valid, indices, self.prepared.tokenizers, self.compute)
+            batch = self.batcher.batch(indices)
             with self.compute.autocast():
                 total += batch_loss(self.model, batch, 0.0)[1].item()  # sync: a validation may
             tokens += batch.target_tokens

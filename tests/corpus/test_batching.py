@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mt.corpus.batching import BatchSampler, make_batch, micro_batches, pad_rows, padding_mask
+from mt.corpus.batching import Batcher, BatchSampler, ahead, make_batch, micro_batches, pad_rows, padding_mask
 from mt.corpus.tokenizer import Specials
 
 SPECIALS = Specials(pad=0, unk=1, bos=2, eos=3)
@@ -227,3 +227,38 @@ def test_an_update_within_the_budget_or_without_one_stays_whole():
     for budget in (0, total, total + 1):
         assert plain(micro_batches(corpus, indices, budget)) == [list(range(10))]
     assert len(micro_batches(corpus, indices, total - 1)) == 2
+
+
+def test_a_batcher_makes_the_updates_of_its_sampler(device):
+    corpus = random_corpus()
+    batcher = Batcher(corpus, SPECIALS, SPECIALS, device)
+    made = list(islice(batcher.updates(sampler(corpus), 20, 0, 3), 30))
+    for (parts, *after), (indices, *expected) in zip(made, sampler(corpus).updates(0, 3), strict=False):
+        assert after == expected
+        assert [part.source.device.type for part in parts] == [device.type] * len(parts)
+        rows = [row[mask].tolist() for part in parts for row, mask in zip(part.target, part.target_mask, strict=True)]
+        assert rows == [corpus.target[i].tolist() for i in indices]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 10])
+def test_items_made_ahead_are_the_same_items_in_order(depth):
+    assert list(ahead(iter(range(7)), depth)) == list(range(7))
+
+
+def test_items_are_made_ahead_but_not_far():
+    made = []
+    items = ahead((made.append(number) or number for number in range(100)), 4)
+    assert next(items) == 0
+    items.close()  # waits for those that are being made
+    assert made == [0, 1, 2, 3, 4]
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_item_would_have_come():
+    def broken():
+        yield 1
+        raise OSError("the disk is gone")
+
+    items = ahead(broken(), 3)
+    assert next(items) == 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)

@@ -3,6 +3,7 @@
 import io
 import random
 import unicodedata
+from collections import Counter
 
 import pytest
 import sentencepiece
@@ -12,6 +13,7 @@ from mt.corpus.tokenizer import (
     Specials,
     Tokenizer,
     TokenizerConfig,
+    sample_of,
     script_of,
     train_tokenizer,
     vocabulary_size_for,
@@ -248,3 +250,11 @@ def test_settings_that_mean_nothing_are_refused(changes, message):
 @pytest.mark.parametrize(("pairs", "size"), [(29_000, 8_000), (4_500_000, 32_000), (10**9, 32_000), (1, 1_000)])
 def test_the_vocabulary_grows_with_the_corpus_between_two_bounds(pairs, size):
     assert vocabulary_size_for(pairs) == size
+
+
+def test_a_sample_is_all_lines_or_so_many_of_them_each_equally_likely():
+    lines = [str(number) for number in range(10)]
+    assert sample_of(lines, 10) == sample_of(iter(lines), 99) == lines
+    counts = Counter(line for seed in range(2_000) for line in sample_of(lines, 3, seed))
+    assert sum(counts.values()) == 3 * 2_000
+    assert all(abs(counts[line] - 600) < 5 * (2_000 * 0.3 * 0.7) ** 0.5 for line in lines)  # five standard deviations

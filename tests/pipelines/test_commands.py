@@ -124,6 +124,14 @@ def test_evaluate_wants_a_model_with_its_source_or_a_hypothesis(mt, trained, cor
         assert outcome.err.startswith("error: give either --model with --source, or --hypothesis\nhint:  ")
 
 
+def test_translations_that_exist_are_not_searched_for(mt, corpus):
+    text = ["--hypothesis", corpus / "test.de", "--reference", corpus / "test.de"]
+    for flags in (["--beam", 2], ["--output", corpus / "out.de"], ["--length-penalty", 0.5], ["--batch-tokens", 9]):
+        outcome = mt("evaluate", *text, *flags)
+        assert outcome.code == 2
+        assert outcome.err.startswith("error: --output and search flags belong to --model\nhint:  ")
+
+
 def test_evaluate_names_both_line_counts(mt, trained, corpus):
     flags = ["--source", corpus / "test.en", "--reference", corpus / "train.de"]
     outcome = mt("evaluate", "--model", trained, *flags)

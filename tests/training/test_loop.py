@@ -5,6 +5,7 @@ Shapes as in `mt.training.loop`; no text, no tokenizer, and validations that ret
 
 import math
 import time
+from functools import partial
 from itertools import cycle
 from types import SimpleNamespace
 
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from mt.corpus.batching import BatchSampler, make_batch, micro_batches
+from mt.corpus.batching import Batcher, BatchSampler
 from mt.corpus.tokenizer import Specials
 from mt.device import Compute
 from mt.errors import ConfigError, Interrupted, ModelError
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
-from mt.training import loop
+from mt.training import budget, loop
+from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Checkpoints, load_tensors, weights
-from mt.training.loop import Clock, Progress, Trainer, TrainingConfig, ValidationConfig
+from mt.training.config import TrainingConfig, ValidationConfig
+from mt.training.loop import Trainer
 from mt.training.optimizer import Decay, OptimizerConfig, make_optimizer
+from mt.training.update import Updater
 
 V = 11
 SPECIALS = Specials(pad=0, bos=2, eos=3, unk=1)
@@ -76,23 +80,26 @@ def make_trainer(
     optimizer_config = OptimizerConfig(**schedule)
     corpus = Corpus()
     upcoming = iter(cycle(scores))
+    config = TrainingConfig(**training)
+    updater = Updater(
+        model,
+        optimizer(model.parameters()) if optimizer else make_optimizer(model, optimizer_config),
+        CPU,
+        label_smoothing=config.label_smoothing,
+        gradient_clip=optimizer_config.gradient_clip,
+    )
+    batcher = Batcher(corpus, SPECIALS, SPECIALS, CPU.device)
     trainer = Trainer(
-        model=model,
-        optimizer=optimizer(model.parameters()) if optimizer else make_optimizer(model, optimizer_config),
-        sampler=BatchSampler(corpus, batch_tokens=60, seed=1),
-        batches=lambda indices: [
-            make_batch(corpus, part, SPECIALS, SPECIALS) for part in micro_batches(corpus, indices, micro_batch_tokens)
-        ],
+        updater=updater,
+        updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1), micro_batch_tokens),
         validate=lambda: {"loss": 1.0, "chrf": 1.0, "bleu": next(upcoming)},
         publish=lambda: None,
         log=lambda record: None,
         checkpoints=Checkpoints(folder),
-        compute=CPU,
-        config=TrainingConfig(**training),
+        config=config,
         optimizer_config=optimizer_config,
         validation=validation or ValidationConfig(patience=0),
-        clock=Clock(time.monotonic()),
-        progress=progress or Progress(),
+        budget=Budget(config, optimizer_config, progress or Progress(), Clock(time.monotonic())),
         **given,
     )
     return trainer
@@ -141,8 +148,10 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
     first = make_trainer(tmp_path / "parts", interrupted=lambda: next(calls) == stop_at, **schedule)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; everything up to here is saved"):
         first.run()
-    second = make_trainer(tmp_path / "parts", **schedule)
-    second.progress = Progress.of(second.checkpoints.load(stop_at, second.model, second.optimizer))
+    fresh = make_trainer(tmp_path / "parts", **schedule)
+    progress = Progress.of(fresh.checkpoints.load(stop_at, fresh.model, fresh.updater.optimizer))
+    second = make_trainer(tmp_path / "parts", progress=progress, **schedule)
+    second.checkpoints.load(stop_at, second.model, second.updater.optimizer)
     events = events_of(second)
     second.run()
 
@@ -246,7 +255,7 @@ def test_a_loss_that_is_no_number_ends_training_with_its_step(tmp_path):
 @pytest.mark.parametrize("elapsed", [0.0, 3600.0])
 def test_minutes_end_training_with_a_validation_even_when_none_are_left(tmp_path, elapsed):
     trainer = make_trainer(tmp_path, max_minutes=0.01, schedule="warmup_stable_decay")
-    trainer.clock.before = elapsed
+    trainer.budget.clock.before = elapsed
     assert trainer.run() == "max_minutes 0.01"
     assert trainer.progress.best == [(1.0, trainer.progress.step)]
     assert trainer.checkpoints.steps()[-1] == trainer.progress.step
@@ -257,7 +266,6 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
     """Of 60 seconds an update takes 1 and a validation 2; 2.5 validations and 2 seconds are kept for the end: 53."""
     trainer = make_trainer(tmp_path, max_minutes=1.0, schedule="warmup_stable_decay", decay_fraction=0.3)
     now = 0.0
-    batches, validate = trainer.batches, trainer.validate
 
     def taking(seconds, call):
         def timed(*arguments):
@@ -267,9 +275,11 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
 
         return timed
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
-    trainer.clock = Clock(started=0.0)
-    trainer.batches, trainer.validate = taking(1, batches), taking(2, validate)
+    for module in (budget, loop):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    trainer.budget.clock, trainer.budget.session_start = Clock(started=0.0), 0.0
+    monkeypatch.setattr(Updater, "__call__", taking(1, Updater.__call__))
+    trainer.validate = taking(2, trainer.validate)
     events = events_of(trainer)
     assert trainer.run() == "max_minutes 1"
     # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; 0.95 of the 15 left fit 10 of 38 / 28.

@@ -1,0 +1,180 @@
+"""One way to train in a process of its own: mt, or a peer's model in a plain loop over the same batches.
+
+Peers get what a careful user writes by hand: batches of sentences of like length, Adam, gradient clipping, PyTorch's
+own cross-entropy with label smoothing, autocast for bf16.  Dropout is 0.1 everywhere.  An order trains for some updates.
+
+Shapes: B sentences, S source length, T target length, E width, V vocabulary.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from workers import peak_memory, serve
+
+from mt.corpus.batching import Batch, Batcher, BatchSampler
+from mt.model.config import ModelConfig
+from mt.model.positions import sinusoids
+from mt.pipelines.bench import Work, run_work, training_of
+from mt.pipelines.recipe import Settings
+
+DROPOUT = 0.1
+LEARNING_RATE = 1e-4  # of the peers; small enough that no warm-up is needed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is trained, and how."""
+
+    engine: str  # mt | hf | torch
+    precision: str  # fp32 | bf16
+    run: str  # run folder whose text is used
+    preset: str
+    batch_tokens: int
+    updates: int  # of an order
+    device: str
+    threads: int
+
+
+def work_of(job: Job) -> Work:
+    settings = Settings()
+    training = {"device": job.device, "precision": job.precision, "threads": job.threads}
+    data = {"batch_tokens": job.batch_tokens}
+    settings.add({"model": {"preset": job.preset, "dropout": DROPOUT}, "data": data, "training": training}, "benchmark")
+    return run_work(settings, Path(job.run))
+
+
+class Marian(nn.Module):
+    """`MarianMTModel`, called as its documentation shows."""
+
+    def __init__(self, config: ModelConfig, pad: int, eos: int) -> None:
+        super().__init__()
+        from transformers import MarianConfig, MarianMTModel
+
+        self.pad = pad
+        self.model = MarianMTModel(
+            MarianConfig(
+                vocab_size=config.target_vocabulary,
+                d_model=config.width,
+                encoder_layers=config.encoder_layers,
+                decoder_layers=config.decoder_layers,
+                encoder_attention_heads=config.heads,
+                decoder_attention_heads=config.heads,
+                encoder_ffn_dim=config.feed_forward,
+                decoder_ffn_dim=config.feed_forward,
+                dropout=DROPOUT,
+                attention_dropout=DROPOUT,
+                activation_function="relu",
+                max_position_embeddings=config.max_positions,
+                scale_embedding=True,
+                pad_token_id=pad,
+                eos_token_id=eos,
+                decoder_start_token_id=pad,
+                share_encoder_decoder_embeddings=True,
+                tie_word_embeddings=True,
+            )
+        )
+
+    def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
+        """(B, S) and (B, T) -> (B, T, V)."""
+        mask = (source != self.pad).long()
+        return self.model(
+            input_ids=source, attention_mask=mask, decoder_input_ids=target_input, use_cache=False
+        ).logits
+
+
+class TorchTransformer(nn.Module):
+    """`torch.nn.Transformer` between tied embeddings."""
+
+    def __init__(self, config: ModelConfig, pad: int, eos: int) -> None:
+        super().__init__()
+        self.pad, self.scale = pad, math.sqrt(config.width)
+        self.embedding = nn.Embedding(config.target_vocabulary, config.width)
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
+        self.transformer = nn.Transformer(
+            config.width,
+            config.heads,
+            config.encoder_layers,
+            config.decoder_layers,
+            config.feed_forward,
+            DROPOUT,
+            batch_first=True,
+        )
+        self.dropout = nn.Dropout(DROPOUT)
+        self.register_buffer("positions", sinusoids(config.max_positions, config.width))
+        self.positions: Tensor
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.dropout(self.embedding(ids) * self.scale + self.positions[: ids.size(1)])
+
+    def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
+        """(B, S) and (B, T) -> (B, T, V)."""
+        later = torch.ones(2 * target_input.shape[1:], dtype=torch.bool, device=source.device).triu(1)
+        hidden = self.transformer(
+            self.embed(source),
+            self.embed(target_input),
+            tgt_mask=later,
+            src_key_padding_mask=source == self.pad,
+            memory_key_padding_mask=source == self.pad,
+        )
+        return F.linear(hidden, self.embedding.weight)
+
+
+PEERS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {"hf": Marian, "torch": TorchTransformer}
+
+
+def peer_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
+    """Train without end; an item for each order's updates."""
+    specials = work.specials[1]
+    model = PEERS[job.engine](work.config.model, specials.pad, specials.eos).to(work.compute.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-9)
+    sampler = BatchSampler(work.corpus, batch_tokens=job.batch_tokens, seed=work.config.training.seed)
+    batches = Batcher(work.corpus, *work.specials, work.compute.device).updates(sampler, 0, 0, 0)
+    while True:
+        started, tokens = time.perf_counter(), 0
+        for (batch,), *_ in islice(batches, job.updates):
+            with work.compute.autocast():
+                loss = loss_of(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            tokens += batch.target_tokens
+        work.compute.synchronize()
+        yield {"seconds": time.perf_counter() - started, "target_tokens": tokens}
+
+
+IGNORED = -100  # PyTorch's own mark for targets that do not count
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    logits = model(batch.source, batch.target_input)  # (B, T, V)
+    targets = batch.target.masked_fill(~batch.target_mask, IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1, ignore_index=IGNORED)
+
+
+def mt_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
+    for repetition in training_of(work, job.updates):
+        yield {"seconds": repetition.seconds, "target_tokens": repetition.target_tokens, "flops": repetition.flops}
+
+
+def answers(job: Job, orders: TextIO) -> Iterator[dict[str, Any]]:
+    """An answer when all is read, and one for each order."""
+    work = work_of(job)
+    training = mt_training(job, work) if job.engine == "mt" else peer_training(job, work)
+    yield {"micro_batch_tokens": work.config.training.micro_batch_tokens if job.engine == "mt" else None}
+    for _ in orders:
+        yield {**next(training), **peak_memory()}
+
+
+if __name__ == "__main__":
+    serve(answers(Job(**json.loads(sys.argv[1])), sys.stdin))

@@ -1,0 +1,230 @@
+"""`mt bench`: how fast this machine trains, and how near that is to what its matrix products reach."""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mt.corpus.batching import Batcher, BatchSampler
+from mt.corpus.encoded import EncodedCorpus
+from mt.corpus.tokenizer import Specials
+from mt.device import Compute
+from mt.model.cost import TRAINING_PRODUCTS, Product, training_flops, weight_products
+from mt.pipelines.prepare import Texts, corpus_facts, read_or_encode
+from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
+from mt.pipelines.resume import OF_THE_MACHINE
+from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
+from mt.pipelines.train import choose_compute, make_updater
+from mt.settings import read_toml
+from mt.training.optimizer import learning_rate
+
+# Made-up sentences are as long as those of news: a log-normal length of 25 tokens on average, the sides alike.
+MEAN_TOKENS, LENGTH_SPREAD, SIDE_SPREAD = 25, 0.5, 0.15
+MADE_UP_SPECIALS = Specials(pad=0, bos=1, eos=2, unk=3)
+PAIRS = 1_000_000  # that "auto" believes the made-up corpus to have
+PRODUCT_SECONDS = 0.15  # for which each product of the step is repeated to learn its rate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainBench:
+    """What `mt bench train` was asked to do."""
+
+    settings: Settings
+    run: Path | None = None  # a run folder whose recipe, tokenizers and text are used; None: made-up sentences
+    vocabulary: int = 32_000  # of made-up sentences
+    updates: int = 20  # of a repetition
+    repetitions: int = 5  # after one to warm up
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Sentences to train on, and how."""
+
+    config: RunConfig
+    corpus: EncodedCorpus
+    specials: tuple[Specials, Specials]
+    compute: Compute
+
+
+def bench_train(request: TrainBench) -> dict[str, Any]:
+    """Train for some updates without saving anything; returns what `as_text` shows, and every repetition."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = run_work(request.settings, request.run) if request.run else made_up_work(request, Path(folder))
+        return measure(work, request)
+
+
+def run_work(given: Settings, path: Path) -> Work:
+    """The text of a run with its recipe, over which the settings given now are laid; a preset replaces its shape."""
+    run = RunFolder(path)
+    tokenizers = load_tokenizers(run, run.read_config())
+    saved = read_toml(run.recipe)
+    for key in OF_THE_MACHINE:
+        del saved["training"][key]
+    if "preset" in given.said()["model"]:
+        del saved["model"]
+    settings = Settings()
+    settings.add(saved, str(run.recipe))
+    settings.add(given.said(), "command line")
+    compute = choose_compute(settings)
+    texts = Texts.of(settings)
+    data = read_or_encode(run, settings, texts, tokenizers)
+    tokenizer_config = replace(
+        resolve_tokenizer(settings, 0, same_script=True), joint=tokenizers[0] is tokenizers[1]
+    )
+    config = resolve(settings, tokenizer_config, corpus_facts(data, texts, tokenizers), compute, torch.get_num_threads())
+    return Work(config, data.train, (tokenizers[0].specials, tokenizers[1].specials), compute)
+
+
+def made_up_work(request: TrainBench, folder: Path) -> Work:
+    """Random ids in sentences of a natural length."""
+    settings = Settings()
+    settings.add({"data": {"train": [{"source": "made up", "target": "made up"}]}}, "")
+    settings.add(request.settings.said(), "command line")
+    compute = choose_compute(settings)
+    facts = CorpusFacts(
+        pairs=PAIRS, target_tokens=PAIRS * MEAN_TOKENS, vocabularies=(request.vocabulary,) * 2, languages=("", "")
+    )
+    tokenizer_config = resolve_tokenizer(settings, PAIRS, same_script=True)
+    config = resolve(settings, tokenizer_config, facts, compute, torch.get_num_threads())
+    sentences = request.updates * (request.repetitions + 1) * config.data.batch_tokens // MEAN_TOKENS + 1
+    write_made_up(folder, sentences, request.vocabulary, config.data.max_tokens)
+    return Work(config, EncodedCorpus(folder), (MADE_UP_SPECIALS, MADE_UP_SPECIALS), compute)
+
+
+def write_made_up(folder: Path, sentences: int, vocabulary: int, max_tokens: int) -> None:
+    """An encoded corpus of random ids, in the files that `EncodedCorpus` reads."""
+    generator = np.random.default_rng(1)
+    meaning = generator.normal(np.log(MEAN_TOKENS) - LENGTH_SPREAD**2 / 2, LENGTH_SPREAD, sentences)
+    for name in ("source", "target"):
+        lengths = np.exp(meaning + generator.normal(0, SIDE_SPREAD, sentences))
+        offsets = np.append(0, lengths.round().clip(2, max_tokens).astype(np.int64).cumsum())
+        ids = generator.integers(4, vocabulary, offsets[-1])  # 4 are special
+        ids[offsets[1:] - 1] = MADE_UP_SPECIALS.eos
+        ids.astype(np.uint16 if vocabulary <= 1 << 16 else np.uint32).tofile(folder / f"{name}.ids")
+        offsets.tofile(folder / f"{name}.offsets")
+
+
+def measure(work: Work, request: TrainBench) -> dict[str, Any]:
+    """Train through `repetitions` of `updates` each, after one to warm up, and compare with the machine's products."""
+    config, compute = work.config, work.compute
+    training = training_of(work, request.updates)
+    repetitions = [next(training) for _ in range(request.repetitions + 1)][1:]
+    rates = [each.target_tokens / each.seconds for each in repetitions]
+    flops = statistics.median(each.flops / each.seconds for each in repetitions)
+    memory = compute.memory_gib()
+    parts = math.ceil(config.data.batch_tokens / (config.training.micro_batch_tokens or config.data.batch_tokens))
+    source_tokens = statistics.mean(each.source_tokens for each in repetitions) / request.updates / parts
+    target_tokens = statistics.mean(each.target_tokens for each in repetitions) / request.updates / parts
+    ceiling = matrix_rate(weight_products(config.model, round(source_tokens), round(target_tokens)), compute)
+    return {
+        "what": "bench train",
+        "model": asdict(config.model),
+        "device": device_name(compute),
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+        "batch_tokens": config.data.batch_tokens,
+        "micro_batch_tokens": config.training.micro_batch_tokens,
+        "target_tokens_per_second": {"median": statistics.median(rates), "lowest": min(rates), "highest": max(rates)},
+        "flops_per_second": flops,
+        "matrix_flops_per_second": ceiling,
+        "share_of_matrix_rate": flops / ceiling,
+        "memory_gib": memory,
+        "repetitions": [asdict(each) for each in repetitions],
+        "versions": versions(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """What some updates took, and what they did."""
+
+    seconds: float
+    source_tokens: int
+    target_tokens: int
+    flops: int
+
+
+def training_of(work: Work, updates: int) -> Iterator[Repetition]:
+    """Train without end; an item for each so many updates.  Time runs until the device has done all of them."""
+    config, compute = work.config, work.compute
+    torch.manual_seed(config.training.seed)
+    updater = make_updater(config, compute)
+    updater.model.train()
+    sampler = BatchSampler(work.corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed)
+    batcher = Batcher(work.corpus, *work.specials, compute.device)
+    batches = batcher.updates(sampler, config.training.micro_batch_tokens, 0, 0)
+    steps = zip(count(1), sampler.updates(0, 0), batches, strict=False)
+    while True:
+        source_tokens = target_tokens = flops = 0
+        started = time.perf_counter()
+        for step, (indices, *_), (parts, *_) in islice(steps, updates):
+            updater(parts, learning_rate(config.optimizer, step, None))
+            source, target = work.corpus.source.lengths[indices], work.corpus.target.lengths[indices]
+            source_tokens, target_tokens = source_tokens + int(source.sum()), target_tokens + int(target.sum())
+            flops += training_flops(config.model, source, target)
+        compute.synchronize()
+        yield Repetition(time.perf_counter() - started, source_tokens, target_tokens, flops)
+
+
+def matrix_rate(products: list[Product], compute: Compute) -> float:
+    """Floating-point operations a second of these products alone, each with those of its two gradients."""
+    flops = seconds = 0.0
+    for product in products:
+        rows, weight, gradient = (
+            torch.randn(shape, device=compute.device, dtype=compute.product_type)
+            for shape in (
+                (product.rows, product.inner),
+                (product.columns, product.inner),
+                (product.rows, product.columns),
+            )
+        )
+        for multiply in (
+            lambda: rows @ weight.T,  # noqa: B023 (called before the loop goes on)
+            lambda: gradient @ weight,  # noqa: B023
+            lambda: gradient.T @ rows,  # noqa: B023
+        ):
+            seconds += product.count * seconds_of(multiply, compute)
+        flops += TRAINING_PRODUCTS * product.flops
+    return flops / seconds
+
+
+def seconds_of(call: Callable[[], object], compute: Compute) -> float:
+    """The time of a call, repeated for a while; the first ones are not counted."""
+    for _ in range(3):
+        call()
+    compute.synchronize()
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < PRODUCT_SECONDS:
+        for _ in range(10):
+            call()
+        calls += 10
+        compute.synchronize()
+    return (time.perf_counter() - started) / calls
+
+
+def device_name(compute: Compute) -> str:
+    return torch.cuda.get_device_name(compute.device) if compute.on_cuda else "cpu"
+
+
+def as_text(record: dict[str, Any]) -> str:
+    """The result in a few aligned lines."""
+    model, speed = record["model"], record["target_tokens_per_second"]
+    share = f"{record['share_of_matrix_rate']:.0%} of the {record['matrix_flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    rows = {
+        "model": f"{model['encoder_layers']}+{model['decoder_layers']} layers, {model['width']} wide, "
+        f"{model['heads']} heads, {model['feed_forward']} feed-forward, {model['target_vocabulary']:,} pieces",
+        "device": f"{record['device']}, {record['precision']}, {record['threads']} threads",
+        "batch": f"{record['batch_tokens']:,} target tokens, {record['micro_batch_tokens']:,} at a time",
+        "speed": f"{speed['median']:,.0f} target tok/s ({speed['lowest']:,.0f} to {speed['highest']:,.0f})",
+        "products": f"{record['flops_per_second'] / 1e9:,.0f} GFLOP/s, {share} that these products reach alone",
+        "memory": f"{record['memory_gib']:.2f} GiB",
+    }
+    return "\n".join(f"{name:<10} {value}" for name, value in rows.items())

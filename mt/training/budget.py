@@ -1,0 +1,105 @@
+"""Where training stands, and how far its limits still reach."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mt.training.config import TrainingConfig
+from mt.training.optimizer import Decay, OptimizerConfig
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where training stands: all of state.json."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0  # updates done of this epoch
+    target_tokens: int = 0
+    elapsed_seconds: float = 0.0  # of the command, added up over resumes
+    max_steps: int = 0  # the limits that this was reached under
+    max_minutes: float = 0.0
+    decay: Decay | None = None  # once the learning rate falls for good
+    best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
+    validations_without_gain: int = 0
+    validated_step: int = 0  # the last step that was judged
+    validation_seconds: float = 0.0  # the longest validation so far
+    finished: str = ""  # why training ended; "" until all that ends a run is done
+
+    def record(self) -> Record:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Record) -> "Progress":
+        decay = Decay(**record["decay"]) if record["decay"] else None
+        return cls(**{**record, "decay": decay, "best": [tuple(entry) for entry in record["best"]]})
+
+
+class Clock:
+    """Seconds of the whole command: those of earlier sessions, and those since this process started."""
+
+    def __init__(self, started: float, before: float = 0.0) -> None:
+        self.started = started
+        self.before = before
+
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+
+class Budget:
+    """What is left of a run's steps and minutes, at the pace of this session, and when the learning rate must fall."""
+
+    def __init__(self, config: TrainingConfig, optimizer: OptimizerConfig, progress: Progress, clock: Clock) -> None:
+        self.config, self.optimizer, self.progress, self.clock = config, optimizer, progress, clock
+        self.session_start, self.session_step = time.monotonic(), progress.step
+
+    def time_limit(self) -> float:
+        """Seconds of the command after which updates must end, so that it ends in time.
+
+        What comes after: the last validation, that of the averaged weights, and writing them.
+        """
+        budget = self.config.max_minutes * 60
+        known = self.progress.validation_seconds
+        return budget - (2.5 * known + 2.0 if known else 0.1 * budget)
+
+    def seconds_a_step(self) -> float:
+        return (time.monotonic() - self.session_start) / (self.progress.step - self.session_step)
+
+    def decay(self) -> Decay | None:
+        """The decay that begins after the step done last, once that is known; None before."""
+        schedule, step = self.optimizer.schedule, self.progress.step
+        if schedule == "cosine":
+            return Decay(0, max(1, self.config.max_steps))
+        if schedule != "warmup_stable_decay":
+            return None
+        stable = 1 - self.optimizer.decay_fraction
+        paced = step >= self.session_step + 5  # steps enough to tell how fast this session is
+        if self.config.max_steps and step >= round(stable * self.config.max_steps):
+            steps = self.config.max_steps - step
+        elif self.config.max_minutes and paced and self.clock.elapsed() >= stable * self.time_limit():
+            left = self.time_limit() - self.clock.elapsed()
+            steps = int(0.95 * left / self.seconds_a_step())  # a little slower than so far
+        else:
+            return None
+        return Decay(step, max(1, steps))
+
+    def seconds_left(self) -> float | None:
+        """Until the nearer limit; None without one."""
+        left = []
+        if self.config.max_minutes:
+            left.append(max(0.0, self.time_limit() - self.clock.elapsed()))
+        if self.config.max_steps and self.progress.step > self.session_step:
+            left.append((self.config.max_steps - self.progress.step) * self.seconds_a_step())
+        return min(left, default=None)
+
+    def used_up(self) -> str:
+        """Which limit has been reached; "" while none is."""
+        progress, config = self.progress, self.config
+        if config.max_steps and progress.step >= config.max_steps:
+            return f"max_steps {config.max_steps:,}"
+        decayed = progress.decay is not None and progress.step >= progress.decay.start + progress.decay.steps
+        if config.max_minutes and (decayed or self.clock.elapsed() >= self.time_limit()):
+            return f"max_minutes {config.max_minutes:g}"
+        return ""

@@ -1,0 +1,58 @@
+"""How long to train, what to keep, and how a model is judged meanwhile."""
+
+from dataclasses import dataclass
+
+from mt.errors import ConfigError
+from mt.settings import auto
+
+METRICS = ("bleu", "chrf", "loss")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How long to train, on what, and what to keep."""
+
+    max_steps: int = 0  # updates; 0: no limit
+    max_minutes: float = 0.0  # of the whole command, added up over resumes; 0: no limit
+    seed: int = 1
+    device: str = auto()  # cpu | cuda
+    precision: str = auto()  # fp32 | tf32 | bf16
+    threads: int = auto()  # of the CPU
+    label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
+    micro_batch_tokens: int = auto()  # target tokens computed at a time; 0: a whole update
+    log_every_steps: int = 50
+    validate_every_steps: int = auto()
+    checkpoint_every_steps: int = auto()
+    keep_last: int = 5  # checkpoints
+    keep_best: int = 3  # checkpoints, and how many of the best are averaged at the end
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "max_minutes", "micro_batch_tokens", "seed", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"training.{name} is negative")
+        for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is below 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"training.label_smoothing {self.label_smoothing} is not at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """How a model is judged while it trains."""
+
+    metric: str = "bleu"  # bleu | chrf | loss: what "best" means, and what patience waits for
+    patience: int = auto()  # validations without a gain before training stops; 0: never; auto: 10 without a limit
+    beam: int = 1  # of the translations that are scored
+    max_sentences: int = 2_000  # of the validation set that are translated
+    samples: int = 5  # translations shown in samples.txt
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigError(f"validation.metric {self.metric} is none of {', '.join(METRICS)}")
+        for name in ("patience", "samples"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"validation.{name} is negative")
+        for name in ("beam", "max_sentences"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"validation.{name} is below 1")

@@ -1,0 +1,52 @@
+"""One optimizer step: the gradient of an update over its micro-batches, clipped, and what AdamW makes of it.
+
+Shapes: B sentences, T target length, E width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mt.corpus.batching import Batch
+from mt.device import Compute
+from mt.model.transformer import Transformer
+from mt.training.loss import label_smoothed_loss
+
+
+def batch_loss(model: Transformer, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Label-smoothed and plain cross-entropy of a batch, in nats summed over its real target tokens."""
+    hidden = model.hidden(batch.target_input, model.encode(batch.source, batch.source_mask))  # (B, T, E)
+    real = batch.target_mask
+    return label_smoothed_loss(hidden[real], model.output_weight, batch.target[real], smoothing)
+
+
+@dataclass
+class Updater:
+    """What makes a model a little better: called once an update."""
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    compute: Compute
+    label_smoothing: float
+    gradient_clip: float  # largest norm of the gradient of the loss per token; 0: no clipping
+
+    def __call__(self, parts: list[Batch], learning_rate: float) -> Tensor:
+        """Follow the gradient of the loss per target token of `parts` together.
+
+        Returns the loss without smoothing, in nats summed over the tokens; it stays on the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        tokens = sum(part.target_tokens for part in parts)
+        total = torch.zeros((), device=self.compute.device)
+        for part in parts:
+            with self.compute.autocast():
+                loss, unsmoothed = batch_loss(self.model, part, self.label_smoothing)
+            (loss / tokens).backward()
+            total += unsmoothed
+        if self.gradient_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
