@@ -1,4 +1,4 @@
-"""Times training by mt beside MarianMTModel and torch.nn.Transformer in plain loops, on the same batches of a run's text.
+"""Times training by mt beside MarianMTModel and torch.nn.Transformer in plain loops, on the same sentences.
 
 Each runs in a process of its own, warmed up before anything is timed.  Repetitions take turns (A B C A B C), so that a
 slow minute of the machine is everybody's.
@@ -125,15 +125,11 @@ def result(worker: Worker[Job], matrix_flops: float) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results in a few columns."""
-    rows = [
-        f"{'preset':<7} {'batch':>6}  {'engine':<10} {'target tok/s (range)':>26} {'ratio':>6} {'products':>9} {'RSS MiB':>8}"
-    ]
+    head = f"{'preset':<7} {'batch':>6}  {'engine':<10} {'target tok/s (range)':>26}"
+    rows = [f"{head} {'ratio':>6} {'products':>9} {'RSS MiB':>8}"]
     for each in results:
-        speed, share, ratio = (
-            each["target_tokens_per_second"],
-            each.get("share_of_matrix_rate"),
-            each["ratio_to_best_fp32_peer"],
-        )
+        speed, ratio = each["target_tokens_per_second"], each["ratio_to_best_fp32_peer"]
+        share = each.get("share_of_matrix_rate")
         rows.append(
             f"{each['preset']:<7} {each['batch_tokens']:>6,}  {each['engine'] + ' ' + each['precision']:<10}"
             f" {speed['median']:>10,.0f} {'({lowest:,.0f}-{highest:,.0f})'.format(**speed):>15}"

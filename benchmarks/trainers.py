@@ -1,7 +1,7 @@
 """One way to train in a process of its own: mt, or a peer's model in a plain loop over the same batches.
 
 Peers get what a careful user writes by hand: batches of sentences of like length, Adam, gradient clipping, PyTorch's
-own cross-entropy with label smoothing, autocast for bf16.  Dropout is 0.1 everywhere.  An order trains for some updates.
+own cross-entropy with label smoothing, autocast for bf16.  Dropout is 0.1 everywhere.
 
 Shapes: B sentences, S source length, T target length, E width, V vocabulary.
 """
@@ -16,12 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from workers import peak_memory, serve
 
-from mt.corpus.batching import Batch, Batcher, BatchSampler
+from mt.corpus.batching import BatchSampler, pad_rows
 from mt.model.config import ModelConfig
 from mt.model.positions import sinusoids
 from mt.pipelines.bench import Work, run_work, training_of
@@ -87,9 +88,7 @@ class Marian(nn.Module):
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
         """(B, S) and (B, T) -> (B, T, V)."""
         mask = (source != self.pad).long()
-        return self.model(
-            input_ids=source, attention_mask=mask, decoder_input_ids=target_input, use_cache=False
-        ).logits
+        return self.model(input_ids=source, attention_mask=mask, decoder_input_ids=target_input, use_cache=False).logits
 
 
 class TorchTransformer(nn.Module):
@@ -138,17 +137,21 @@ def peer_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
     model = PEERS[job.engine](work.config.model, specials.pad, specials.eos).to(work.compute.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-9)
     sampler = BatchSampler(work.corpus, batch_tokens=job.batch_tokens, seed=work.config.training.seed)
-    batches = Batcher(work.corpus, *work.specials, work.compute.device).updates(sampler, 0, 0, 0)
+    updates = sampler.updates(0, 0)
     while True:
         started, tokens = time.perf_counter(), 0
-        for (batch,), *_ in islice(batches, job.updates):
+        for indices, *_ in islice(updates, job.updates):
+            source, target_input, targets = padded(work, indices)
             with work.compute.autocast():
-                loss = loss_of(model, batch)
+                logits = model(source, target_input)  # (B, T, V)
+                loss = F.cross_entropy(
+                    logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1, ignore_index=IGNORED
+                )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            tokens += batch.target_tokens
+            tokens += int(work.corpus.target.lengths[indices].sum())
         work.compute.synchronize()
         yield {"seconds": time.perf_counter() - started, "target_tokens": tokens}
 
@@ -156,10 +159,17 @@ def peer_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
 IGNORED = -100  # PyTorch's own mark for targets that do not count
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    logits = model(batch.source, batch.target_input)  # (B, T, V)
-    targets = batch.target.masked_fill(~batch.target_mask, IGNORED)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1, ignore_index=IGNORED)
+def padded(work: Work, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Source (B, S), target input and targets (B, T) of these sentences."""
+    source, target = work.specials
+    targets = [work.corpus.target[i] for i in indices]
+    shifted = [np.append(target.bos, ids[:-1].astype(np.int64)) for ids in targets]
+    made = (
+        pad_rows([work.corpus.source[i] for i in indices], source.pad),
+        pad_rows(shifted, target.pad),
+        pad_rows(targets, IGNORED),
+    )
+    return tuple(ids.to(work.compute.device) for ids in made)  # type: ignore[return-value]
 
 
 def mt_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:

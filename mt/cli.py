@@ -328,9 +328,7 @@ def bench_train(
     settings.add({"model": {"preset": preset} if preset else {}, "training": training}, "command line")
     add_assignments(settings, assignments)
     record = run_bench(
-        TrainBench(
-            settings=settings, run=run, vocabulary=vocabulary_size, updates=updates, repetitions=repetitions
-        )
+        TrainBench(settings=settings, run=run, vocabulary=vocabulary_size, updates=updates, repetitions=repetitions)
     )
     print_result(record if form == "json" else as_text(record))
 

@@ -4,9 +4,10 @@
 attention in bfloat16 while weights, sums over tokens and the optimizer stay float32.
 """
 
+import ctypes
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,24 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if threads:
         torch.set_num_threads(threads)
+    if device == "cpu" and training:
+        keep_freed_memory()
     return Compute(torch.device(device), precision)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse the memory of large tensors, where it would return it to the system and fetch it anew.
+
+    Ten thousand page faults an update are an eighth of the time that training takes on a CPU.
+    """
+    with suppress(OSError, AttributeError):  # another C library does what it does
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 1 << 26)
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
 
 def usable_threads() -> int:

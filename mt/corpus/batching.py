@@ -3,13 +3,13 @@
 An epoch is a permutation that depends on the seed and the epoch's number alone, so that where training stands is two
 numbers: the epoch and the position in it.
 
-Shapes: B sentences, S source length, T target length.
+Shapes: B sentences, M tokens of a row.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import numpy as np
@@ -22,38 +22,43 @@ from mt.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Sentences padded on the right to common lengths."""
+class PackedSentences:
+    """One side of a batch: sentences laid end to end in one row, whose end is filled up with padding."""
 
-    source: Tensor  # (B, S), each sentence ended by </s>
-    source_mask: Tensor | None  # (B, S), True at real tokens; None when nothing is padded
-    target_input: Tensor  # (B, T), <s> and the target without its </s>
-    target: Tensor  # (B, T), the target ended by </s>
-    target_mask: Tensor  # (B, T), True at real tokens
-    target_tokens: int  # real target tokens, </s> counted
+    ids: Tensor  # (1, M)
+    lengths: Tensor  # (B,) real tokens of each sentence
+    tokens: int  # their sum
+    longest: int
+
+    def to(self, device: torch.device) -> "PackedSentences":
+        return replace(self, ids=moved(self.ids, device), lengths=moved(self.lengths, device))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sentences with their translations, in the same order."""
+
+    source: PackedSentences  # each sentence ended by </s>
+    target_input: PackedSentences  # <s> and the target without its </s>
+    target: Tensor  # (target_tokens,) the targets, each ended by </s>
+
+    @property
+    def target_tokens(self) -> int:
+        """Real target tokens, `</s>` counted."""
+        return len(self.target)
 
     def to(self, device: torch.device) -> "Batch":
         """This batch on another device; towards CUDA the copies are asynchronous."""
-        if device.type == "cpu":
-            return self
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True)
-
-        return Batch(
-            moved(self.source),
-            None if self.source_mask is None else moved(self.source_mask),
-            moved(self.target_input),
-            moved(self.target),
-            moved(self.target_mask),
-            self.target_tokens,
-        )
+        return Batch(self.source.to(device), self.target_input.to(device), moved(self.target, device))
 
 
-def pad_rows(rows: list[np.ndarray], value: int, multiple: int = 1) -> Tensor:
-    """Rows of different lengths as one tensor (B, longest), rounded up to a multiple."""
-    longest = max(len(row) for row in rows)
-    padded = np.full((len(rows), -(-longest // multiple) * multiple), value, dtype=np.int64)
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def pad_rows(rows: list[np.ndarray], value: int) -> Tensor:
+    """Rows of different lengths as one tensor (B, longest)."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return torch.from_numpy(padded)
@@ -69,21 +74,24 @@ def padding_mask(lengths: np.ndarray, width: int) -> Tensor | None:
 def make_batch(
     corpus: EncodedCorpus, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1
 ) -> Batch:
-    """The tensors of these sentences, in lengths that are a multiple of `multiple`."""
-    targets = [corpus.target[i] for i in indices]
-    target_ids = pad_rows(targets, target.pad, multiple)  # (B, T)
-    source_ids = pad_rows([corpus.source[i] for i in indices], source.pad, multiple)  # (B, S)
-    target_input = target_ids.roll(1, dims=1)  # its </s>, where one comes in, stands behind the real tokens
-    target_input[:, 0] = target.bos
+    """The tensors of these sentences; rows are filled up to a multiple of so many tokens."""
+    targets = np.concatenate([corpus.target[i] for i in indices]).astype(np.int64)
     lengths = corpus.target.lengths[indices]
+    shifted = np.roll(targets, 1)
+    shifted[lengths.cumsum() - lengths] = target.bos  # in place of the </s> of the sentence before
+    sources = np.concatenate([corpus.source[i] for i in indices]).astype(np.int64)
     return Batch(
-        source_ids,
-        padding_mask(corpus.source.lengths[indices], source_ids.size(1)),
-        target_input,
-        target_ids,
-        torch.from_numpy(np.arange(target_ids.size(1)) < lengths[:, None]),
-        int(lengths.sum()),
+        pack(sources, corpus.source.lengths[indices], source.pad, multiple),
+        pack(shifted, lengths, target.pad, multiple),
+        torch.from_numpy(targets),
     )
+
+
+def pack(ids: np.ndarray, lengths: np.ndarray, pad: int, multiple: int) -> PackedSentences:
+    tokens = len(ids)
+    row = np.full((1, -(-tokens // multiple) * multiple), pad)
+    row[0, :tokens] = ids
+    return PackedSentences(torch.from_numpy(row), torch.from_numpy(lengths), tokens, int(lengths.max()))
 
 
 class BatchSampler:
@@ -140,28 +148,30 @@ def micro_batches(corpus: EncodedCorpus, indices: np.ndarray, micro_batch_tokens
     return np.split(indices, cuts[:-1])
 
 
+ROW_TOKENS = 64  # rows of tokens are multiples of this
+
+
 @dataclass(frozen=True, slots=True)
 class Batcher:
     """Makes the tensors of a corpus's sentences, on a device."""
 
     corpus: EncodedCorpus
-    source: Specials
-    target: Specials
+    specials: tuple[Specials, Specials]  # of source and target
     device: torch.device
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """These sentences, in lengths that are multiples of 8 where that makes products faster."""
-        multiple = 8 if self.device.type == "cuda" else 1
-        return make_batch(self.corpus, indices, self.source, self.target, multiple=multiple).to(self.device)
+        """These sentences, in rows of few different lengths: kernels are made anew for each."""
+        return make_batch(self.corpus, indices, *self.specials, multiple=ROW_TOKENS).to(self.device)
 
     def updates(
         self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int
     ) -> Iterator[tuple[list[Batch], int, int]]:
         """What `sampler.updates` yields, as micro-batches; for a GPU they are made while it computes."""
-        made = (
-            ([self.batch(part) for part in micro_batches(self.corpus, indices, micro_batch_tokens)], *after)
-            for indices, *after in sampler.updates(epoch, position)
-        )
+
+        def parts(indices: np.ndarray) -> list[Batch]:
+            return [self.batch(part) for part in micro_batches(self.corpus, indices, micro_batch_tokens)]
+
+        made = ((parts(indices), after, start) for indices, after, start in sampler.updates(epoch, position))
         return ahead(made, AHEAD) if self.device.type == "cuda" else made
 
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt.model.packing import Packing
+
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, H, S, D)
 Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
 
@@ -27,16 +29,29 @@ def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal
     """softmax(Q K^T / sqrt(D) + bias): probabilities (B, H, T, S)."""
     scores = queries @ keys.transpose(-2, -1) / queries.size(-1) ** 0.5  # (B, H, T, S)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.to(scores.dtype)
     if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)  # (T, S)
-        scores = scores.masked_fill(later, -torch.inf)
+        scores = scores + scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
     return scores.softmax(-1)
 
 
 def explicit(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
     """What `fused` computes, written out: its slow twin."""
     return attention_weights(queries, keys, bias, causal) @ values
+
+
+def explicit_in_float32(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+    """`explicit` on float32 copies of its arguments, for training on the CPU.
+
+    Sentences are too short there for PyTorch's fused kernel to pay, and for every new length bfloat16 products have
+    machine code made and kept, which costs more time and memory than the products themselves.
+    """
+
+    def copy(x: Tensor) -> Tensor:
+        return x.to(torch.float32, memory_format=torch.contiguous_format)
+
+    with torch.autocast(queries.device.type, enabled=False):
+        return explicit(copy(queries), copy(keys), copy(values), bias, causal).to(queries.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -54,26 +69,40 @@ class MultiHeadAttention(nn.Module):
         """(N, T, E) -> (N, H, T, D)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, x: Tensor) -> KeysValues:
-        """What `forward` attends to: (B, S, E) -> two of (B, H, S, D)."""
-        keys, values = self.key_value(x).chunk(2, dim=-1)
+    def keys_values(self, x: Tensor, packing: Packing | None = None) -> KeysValues:
+        """What `forward` attends to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D)."""
+        both = self.key_value(x)
+        if packing:
+            both = packing.pad(both)
+        keys, values = both.chunk(2, dim=-1)
         return self.split(keys), self.split(values)
 
-    def forward(self, x: Tensor, keys_values: KeysValues, bias: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Attend from x (N, T, E) to two of (B, H, S, D): (N, T, E).
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: KeysValues,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """Attend from x (N, T, E), or sentences packed in (1, M, E), to two of (B, H, S, D); as x.
 
         Where N = B*K, the K rows of a sentence attend to the same keys: they are laid side by side as queries, so that
         keys and values are never copied per beam.
         """
         keys, values = keys_values
-        N, T, B = x.size(0), x.size(1), keys.size(0)
-        queries = self.split(self.query(x))  # (N, H, T, D)
+        queries = self.query(x)
+        if packing:
+            queries = packing.pad(queries)
+        N, T, B = queries.size(0), queries.size(1), keys.size(0)
+        queries = self.split(queries)  # (N, H, T, D)
         if N != B:
             queries = queries.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K*T, D)
         y = self.kernel(queries, keys, values, bias, causal)
         if N != B:
             y = y.unflatten(2, (-1, T)).transpose(1, 2).flatten(0, 1)  # (N, H, T, D)
-        return self.output(y.transpose(1, 2).flatten(2))  # (N, T, E)
+        y = y.transpose(1, 2).flatten(2)  # (N, T, E)
+        return self.output(packing.unpad(y) if packing else y)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from mt.model.attention import KeysValues, MultiHeadAttention
 from mt.model.cache import Past
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
+from mt.model.packing import Packing
 
 
 class FeedForward(nn.Module):
@@ -38,9 +39,10 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
+        # What is added is cast first: adding two types costs a CPU twenty times as much as adding one.
         if self.norm_first:
-            return x + self.dropout(sublayer(self.norm(x)))
-        return self.norm(x + self.dropout(sublayer(x)))
+            return x + self.dropout(sublayer(self.norm(x))).to(x.dtype)
+        return self.norm(x + self.dropout(sublayer(x)).to(x.dtype))
 
 
 class EncoderLayer(nn.Module):
@@ -53,11 +55,12 @@ class EncoderLayer(nn.Module):
         self.around_self_attention = Residual(config)
         self.around_feed_forward = Residual(config)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(B, S, E) -> (B, S, E), with bias (B, 1, 1, S) or None."""
+    def forward(self, x: Tensor, bias: Tensor | None, packing: Packing | None = None) -> Tensor:
+        """(B, S, E) -> (B, S, E), or packed (1, M, E) -> (1, M, E), with bias (B, 1, 1, S) or None."""
 
         def look_around(y: Tensor) -> Tensor:
-            return self.self_attention(y, self.self_attention.keys_values(y), bias)
+            keys_values = self.self_attention.keys_values(y, packing)
+            return self.self_attention(y, keys_values, bias, packing=packing)
 
         x = self.around_self_attention(x, look_around)
         return self.around_feed_forward(x, self.feed_forward)
@@ -76,19 +79,28 @@ class DecoderLayer(nn.Module):
         self.around_feed_forward = Residual(config)
 
     def forward(
-        self, x: Tensor, memory: KeysValues, memory_bias: Tensor | None, past: Past | None, position: int
+        self,
+        x: Tensor,
+        memory: KeysValues,
+        memory_bias: Tensor | None,
+        past: Past | None = None,
+        position: int = 0,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """(N, T, E) -> (N, T, E): T tokens from `position` on, after those in `past`; None: nothing comes before."""
+        """(N, T, E) -> (N, T, E): T tokens from `position` on, after those in `past`; None: nothing comes before.
+
+        Or whole sentences packed: (1, M, E) -> (1, M, E).
+        """
 
         def look_back(y: Tensor) -> Tensor:
-            keys_values = self.self_attention.keys_values(y)
+            keys_values = self.self_attention.keys_values(y, packing)
             if past is not None:
                 assert position == 0 or y.size(1) == 1, "the causal kernel knows whole sentences and single tokens"
                 keys_values = past.extend(keys_values, position)
-            return self.self_attention(y, keys_values, causal=y.size(1) > 1)
+            return self.self_attention(y, keys_values, causal=y.size(1) > 1, packing=packing)
 
         def look_across(y: Tensor) -> Tensor:
-            return self.cross_attention(y, memory, memory_bias)
+            return self.cross_attention(y, memory, memory_bias, packing=packing)
 
         x = self.around_self_attention(x, look_back)
         x = self.around_cross_attention(x, look_across)

@@ -1,7 +1,8 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017): ids in, logits out.
 
 `encode` returns the state that a decoder starts from; `decode` goes on from a state, over whole target sentences
-(training, where a causal kernel needs no mask because padding stands on the right) or token by token (search).
+(where a causal kernel needs no mask because padding stands on the right) or token by token (search).  Training lays
+whole sentences end to end in one row: see `packing.py`.
 
 Shapes: B sentences, K beams, N = B*K rows, S source length, T target length, E width, V vocabulary.
 """
@@ -16,6 +17,7 @@ from mt.model.cache import DecoderState
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
 from mt.model.layers import DecoderLayer, EncoderLayer
+from mt.model.packing import Packing
 from mt.model.positions import sinusoids
 
 
@@ -35,8 +37,7 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        positions = -(-config.max_positions // 8) * 8  # CUDA's batches are padded to multiples of 8
-        self.register_buffer("positions", sinusoids(positions, config.width), persistent=False)
+        self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
         self.positions: Tensor
         self.initialise()
 
@@ -54,29 +55,32 @@ class Transformer(nn.Module):
                 for half in module.key_value.weight.chunk(2):  # keys and values are two projections in one matrix
                     nn.init.xavier_uniform_(half)
 
-    def embed(self, table: nn.Embedding, ids: Tensor, start: int) -> Tensor:
-        """ids (N, T) that stand at positions from `start` on -> (N, T, E)."""
-        x = table(ids) * self.config.width**0.5 + self.positions[start : start + ids.size(1)]  # (N, T, E)
-        return self.dropout(x)
+    def embed(self, table: nn.Embedding, ids: Tensor, start: int, packing: Packing | None) -> Tensor:
+        """ids (N, T) that stand at positions from `start` on, or where a packing says -> (N, T, E)."""
+        where = packing.positions if packing else slice(start, start + ids.size(1))
+        return self.dropout(table(ids) * self.config.width**0.5 + self.positions[where])
 
-    def encode(self, source: Tensor, mask: Tensor | None = None) -> DecoderState:
-        """Read source ids (B, S), where `mask` (B, S) is True at real tokens; None: all are."""
-        bias = None
+    def encode(self, source: Tensor, mask: Tensor | None = None, packing: Packing | None = None) -> DecoderState:
+        """Read source ids (B, S), where `mask` (B, S) is True at real tokens (None: all are), or packed (1, M)."""
+        bias = packing.bias if packing else None
         if mask is not None:
             bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
-        x = self.embed(self.source_embedding, source, 0)  # (B, S, E)
+        x = self.embed(self.source_embedding, source, 0, packing)  # (B, S, E)
         for layer in self.encoder:
-            x = layer(x, bias)
+            x = layer(x, bias, packing)
         x = self.encoder_norm(x)
         layers = cast(list[DecoderLayer], list(self.decoder))
-        return DecoderState([layer.cross_attention.keys_values(x) for layer in layers], bias)
+        return DecoderState([layer.cross_attention.keys_values(x, packing) for layer in layers], bias)
 
-    def hidden(self, ids: Tensor, state: DecoderState) -> Tensor:
-        """What the last decoder layer makes of target ids (N, T): (N, T, E).  Moves a state with a past on by T."""
-        x = self.embed(self.target_embedding, ids, state.position)  # (N, T, E)
+    def hidden(self, ids: Tensor, state: DecoderState, packing: Packing | None = None) -> Tensor:
+        """What the last decoder layer makes of target ids (N, T): (N, T, E).  Moves a state with a past on by T.
+
+        Whole target sentences may be packed: (1, M) -> (1, M, E).
+        """
+        x = self.embed(self.target_embedding, ids, state.position, packing)  # (N, T, E)
         for number, layer in enumerate(self.decoder):
             past = state.past[number] if state.past else None
-            x = layer(x, state.memory[number], state.memory_bias, past, state.position)
+            x = layer(x, state.memory[number], state.memory_bias, past, state.position, packing)
         if state.past:
             state.position += ids.size(1)
         return self.decoder_norm(x)

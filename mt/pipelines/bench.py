@@ -76,10 +76,10 @@ def run_work(given: Settings, path: Path) -> Work:
     compute = choose_compute(settings)
     texts = Texts.of(settings)
     data = read_or_encode(run, settings, texts, tokenizers)
-    tokenizer_config = replace(
-        resolve_tokenizer(settings, 0, same_script=True), joint=tokenizers[0] is tokenizers[1]
+    tokenizer_config = replace(resolve_tokenizer(settings, 0, same_script=True), joint=tokenizers[0] is tokenizers[1])
+    config = resolve(
+        settings, tokenizer_config, corpus_facts(data, texts, tokenizers), compute, torch.get_num_threads()
     )
-    config = resolve(settings, tokenizer_config, corpus_facts(data, texts, tokenizers), compute, torch.get_num_threads())
     return Work(config, data.train, (tokenizers[0].specials, tokenizers[1].specials), compute)
 
 
@@ -159,7 +159,7 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     updater = make_updater(config, compute)
     updater.model.train()
     sampler = BatchSampler(work.corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed)
-    batcher = Batcher(work.corpus, *work.specials, compute.device)
+    batcher = Batcher(work.corpus, work.specials, compute.device)
     batches = batcher.updates(sampler, config.training.micro_batch_tokens, 0, 0)
     steps = zip(count(1), sampler.updates(0, 0), batches, strict=False)
     while True:

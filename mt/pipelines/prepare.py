@@ -19,7 +19,7 @@ import numpy as np
 from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
 from mt.corpus.encoded import EncodedCorpus, encode_corpus
 from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
-from mt.corpus.tokenizer import Tokenizer, TokenizerConfig, script_of, train_tokenizer
+from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of, train_tokenizer
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
 from mt.errors import DataError
@@ -245,6 +245,10 @@ class PreparedRun:
     tokenizers: tuple[Tokenizer, Tokenizer]
     data: PreparedData
     decoding: SearchConfig
+
+    @property
+    def specials(self) -> tuple[Specials, Specials]:
+        return self.tokenizers[0].specials, self.tokenizers[1].specials
 
 
 def prepare_run(

@@ -34,7 +34,7 @@ class Validation:
         self.references = data.valid_references[: config.validation.max_sentences]
         sampler = BatchSampler(data.valid, batch_tokens=config.data.batch_tokens, seed=0)
         self.batches = sampler.epoch(0)
-        self.batcher = Batcher(data.valid, *(each.specials for each in prepared.tokenizers), compute.device)
+        self.batcher = Batcher(data.valid, prepared.specials, compute.device)
         # On the CPU translations are made in float32, as `mt translate` makes them.
         translating = compute if compute.on_cuda else Compute(compute.device, "fp32")
         self.translator = Translator(

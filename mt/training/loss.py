@@ -3,7 +3,7 @@
 The vocabulary axis is where memory goes: 4,096 tokens times 32,000 pieces are half a gigabyte in float32, several times
 over.  Here logits exist for one chunk of tokens at a time, and their gradient is taken at once, in the forward pass.
 
-Shapes: M target tokens, E width, V vocabulary.
+Shapes: M rows, of which the first are target tokens and the rest padding, E width, V vocabulary.
 """
 
 from typing import Any
@@ -17,30 +17,44 @@ CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """See `label_smoothed_loss`."""
+    """See `label_smoothed_loss`.
+
+    The gradient of the logits is softmax - (1 - smoothing) one-hot - smoothing / V.  Its last term is the same for all
+    logits, so it is taken from the gradient's products, where it has rank one, and not from (tokens, V) numbers; so is
+    the mean of the logits.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         size = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        unsmoothed = loss.clone()
-        hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight)
         product_type = torch.get_autocast_dtype(hidden.device.type) if is_autocast(hidden) else hidden.dtype
-        weight = weight.to(product_type)
+        factor = weight.to(product_type)
+        log_norm_sum = hidden.new_zeros((), dtype=torch.float32)
+        wanted_sum = log_norm_sum.clone()
+        tokens = len(targets)
+        hidden_sum = hidden[:tokens].sum(0)  # (E,)
+        weight_sum = weight.sum(0)
+        spread = smoothing / len(weight)
+        hidden_gradient = (-spread * weight_sum).repeat(len(hidden), 1)
+        hidden_gradient[tokens:] = 0
+        weight_gradient = (-spread * hidden_sum).repeat(len(weight), 1)
         for start in range(0, len(hidden), size):
             chunk = hidden[start : start + size].to(product_type)
             chosen = targets[start : start + size, None]
-            logits = (chunk @ weight.T).float()  # (size, V)
-            log_norms = logits.logsumexp(-1, keepdim=True)
-            wanted = log_norms - logits.gather(1, chosen)  # (size, 1) nats
-            unsmoothed += wanted.sum()
-            loss += (1 - smoothing) * wanted.sum() + smoothing * (log_norms - logits.mean(-1, keepdim=True)).sum()
-            gradient = logits.sub_(log_norms).exp_().sub_(smoothing / len(weight))
+            logits = chunk @ factor.T  # (size, V)
+            gradient = logits.softmax(-1)
+            gradient[len(chosen) :] = 0  # of padding
+            # The norm by the largest logit, whose probability cannot underflow: p = exp(logit - norm).
+            real = slice(len(chosen))
+            log_norm_sum += (logits[real].amax(-1).float() - gradient[real].amax(-1).float().log()).sum()
+            wanted_sum += logits.gather(1, chosen).sum(dtype=torch.float32)
             gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, smoothing - 1))
-            gradient = gradient.to(product_type)
-            hidden_gradient[start : start + size] = gradient @ weight
-            weight_gradient += gradient.T @ chunk
+            # Cast before they are added: a CPU adds two types twenty times slower than one.
+            hidden_gradient[start : start + size] += (gradient @ factor).to(hidden.dtype)
+            weight_gradient += (gradient.T @ chunk).to(weight.dtype)
+        unsmoothed = log_norm_sum - wanted_sum
+        mean_sum = (hidden_sum @ weight_sum) / len(weight)  # of the mean logit of every token
+        loss = (1 - smoothing) * unsmoothed + smoothing * (log_norm_sum - mean_sum)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(unsmoothed)
         return loss, unsmoothed
@@ -58,7 +72,8 @@ def is_autocast(x: Tensor) -> bool:
 def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """Cross-entropy in nats, summed over tokens, against (1 - smoothing) of the target and smoothing / V of each piece.
 
-    From hidden (M, E), weight (V, E), targets (M,).  The second value is the sum without smoothing, for the eye only.
+    From hidden (M, E), weight (V, E) and targets, which may be fewer than M: the rest is padding.  The second value is
+    the sum without smoothing, for the eye only.
     Szegedy et al. 2016, section 7, as in Vaswani et al. 2017, section 5.4.
     """
     return ChunkedCrossEntropy.apply(hidden, weight, targets, smoothing)
@@ -66,6 +81,6 @@ def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothi
 
 def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """What `label_smoothed_loss` computes, by PyTorch's own functions over the whole matrix: its slow twin."""
-    logits = F.linear(hidden, weight).float()  # (M, V)
+    logits = F.linear(hidden[: len(targets)], weight).float()  # (tokens, V)
     loss = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
     return loss, F.cross_entropy(logits, targets, reduction="sum").detach()

@@ -1,6 +1,6 @@
 """One optimizer step: the gradient of an update over its micro-batches, clipped, and what AdamW makes of it.
 
-Shapes: B sentences, T target length, E width.
+Shapes: M target tokens and the rest of their row, E width.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,20 @@ from torch import Tensor, nn
 
 from mt.corpus.batching import Batch
 from mt.device import Compute
+from mt.model.packing import Packing
 from mt.model.transformer import Transformer
 from mt.training.loss import label_smoothed_loss
 
 
 def batch_loss(model: Transformer, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
     """Label-smoothed and plain cross-entropy of a batch, in nats summed over its real target tokens."""
-    hidden = model.hidden(batch.target_input, model.encode(batch.source, batch.source_mask))  # (B, T, E)
-    real = batch.target_mask
-    return label_smoothed_loss(hidden[real], model.output_weight, batch.target[real], smoothing)
+    source, target = (
+        Packing(side.lengths, longest=side.longest, tokens=side.tokens, row=side.ids.size(1))
+        for side in (batch.source, batch.target_input)
+    )
+    state = model.encode(batch.source.ids, packing=source)
+    hidden = model.hidden(batch.target_input.ids, state, target)[0]  # (M, E)
+    return label_smoothed_loss(hidden, model.output_weight, batch.target, smoothing)
 
 
 @dataclass

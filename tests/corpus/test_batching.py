@@ -50,56 +50,56 @@ BY_HAND = Corpus(
 
 def test_a_batch_by_hand():
     batch = make_batch(BY_HAND, np.array([1, 0]), SPECIALS, SPECIALS)
-    assert batch.source.tolist() == [[6, 7, 8, 3], [5, 3, 0, 0]]
-    assert batch.source_mask.tolist() == [[True] * 4, [True, True, False, False]]
-    assert batch.target.tolist() == [[13, 3, 0], [11, 12, 3]]
-    assert batch.target_mask.tolist() == [[True, True, False], [True, True, True]]
-    assert batch.target_input[batch.target_mask].tolist() == [2, 13, 2, 11, 12]
-    assert batch.target_tokens == 5
-    assert batch.source.dtype == batch.target.dtype == batch.target_input.dtype == torch.int64
+    assert batch.source.ids.tolist() == [[6, 7, 8, 3, 5, 3]]
+    assert (batch.source.lengths.tolist(), batch.source.tokens, batch.source.longest) == ([4, 2], 6, 4)
+    assert batch.target.tolist() == [13, 3, 11, 12, 3]
+    assert batch.target_input.ids.tolist() == [[2, 13, 2, 11, 12]]
+    assert (batch.target_input.lengths.tolist(), batch.target_input.longest) == ([2, 3], 3)
+    assert batch.target_tokens == batch.target_input.tokens == 5
+    assert batch.source.ids.dtype == batch.target.dtype == batch.target_input.ids.dtype == torch.int64
 
 
-def test_a_source_without_padding_has_no_mask():
-    batch = make_batch(BY_HAND, np.array([0, 2]), SPECIALS, SPECIALS)
-    assert batch.source_mask is None
-    assert batch.target_mask.all()
-    assert batch.target_input.tolist() == [[2, 11, 12], [2, 14, 15]]
-
-
-def test_lengths_are_rounded_up_and_what_is_added_is_masked():
+def test_rows_are_filled_up_to_a_multiple():
     batch = make_batch(BY_HAND, np.array([0, 2]), SPECIALS, SPECIALS, multiple=4)
-    assert batch.source.tolist() == [[5, 3, 0, 0], [9, 3, 0, 0]]
-    assert batch.source_mask.tolist() == [[True, True, False, False]] * 2
-    assert batch.target.tolist() == [[11, 12, 3, 0], [14, 15, 3, 0]]
-    assert batch.target_mask.tolist() == [[True, True, True, False]] * 2
-    assert batch.target_input[:, 1:3].tolist() == [[11, 12], [14, 15]]
-    assert batch.target_tokens == 6
+    assert batch.source.ids.tolist() == [[5, 3, 9, 3]]
+    assert batch.target_input.ids.tolist() == [[2, 11, 12, 2, 14, 15, 0, 0]]
+    assert batch.target.tolist() == [11, 12, 3, 14, 15, 3]
+    assert (batch.source.tokens, batch.target_tokens) == (4, 6)
 
 
-def test_each_side_is_padded_with_its_own_id():
+def test_each_side_has_its_own_special_ids():
     theirs = Specials(pad=90, unk=91, bos=92, eos=3)
-    batch = make_batch(BY_HAND, np.array([0, 1]), SPECIALS, theirs)
-    assert batch.source[0].tolist() == [5, 3, 0, 0]
-    assert batch.target[1].tolist() == [13, 3, 90]
-    assert batch.target_input[:, 0].tolist() == [92, 92]
+    batch = make_batch(BY_HAND, np.array([0, 1]), SPECIALS, theirs, multiple=8)
+    assert batch.source.ids.tolist() == [[5, 3, 6, 7, 8, 3, 0, 0]]
+    assert batch.target_input.ids.tolist() == [[92, 11, 12, 92, 13, 90, 90, 90]]
+
+
+def test_ids_of_two_bytes_lose_nothing():
+    """As they stand on disk."""
+    corpus = Corpus(*(Side([]) for _ in range(2)))
+    for side in (corpus.source, corpus.target):
+        side.append(np.array([65_535, 3], dtype=np.uint16))
+        side.lengths = np.array([2])
+    batch = make_batch(corpus, np.array([0]), SPECIALS, Specials(pad=70_000, unk=1, bos=70_001, eos=3), multiple=4)
+    assert batch.target_input.ids.tolist() == [[70_001, 65_535, 70_000, 70_000]]
 
 
 def test_a_batch_moves_whole(device):
     batch = make_batch(BY_HAND, np.array([1, 0]), SPECIALS, SPECIALS)
     there = batch.to(device)
-    for name in ("source", "source_mask", "target_input", "target", "target_mask"):
-        assert getattr(there, name).device.type == device.type
-        assert torch.equal(getattr(there, name).cpu(), getattr(batch, name))
-    assert there.target_tokens == batch.target_tokens
-    full = make_batch(BY_HAND, np.array([0]), SPECIALS, SPECIALS)
-    assert full.to(device).source_mask is None
+    pairs = [(there.target, batch.target)]
+    for name in ("source", "target_input"):
+        ours, theirs = getattr(there, name), getattr(batch, name)
+        assert (ours.tokens, ours.longest) == (theirs.tokens, theirs.longest)
+        pairs += [(ours.ids, theirs.ids), (ours.lengths, theirs.lengths)]
+    for ours, theirs in pairs:
+        assert ours.device.type == device.type
+        assert torch.equal(ours.cpu(), theirs)
 
 
-def test_rows_are_padded_on_the_right_to_a_multiple():
+def test_rows_are_padded_on_the_right():
     rows = [np.array([5]), np.array([6, 7, 8])]
     assert pad_rows(rows, 9).tolist() == [[5, 9, 9], [6, 7, 8]]
-    assert pad_rows(rows, 9, multiple=3).shape == (2, 3)
-    assert pad_rows(rows, 9, multiple=2).tolist() == [[5, 9, 9, 9], [6, 7, 8, 9]]
     assert padding_mask(np.array([1, 3]), 3).tolist() == [[True, False, False], [True, True, True]]
     assert padding_mask(np.array([3, 3]), 3) is None
 
@@ -231,13 +231,14 @@ def test_an_update_within_the_budget_or_without_one_stays_whole():
 
 def test_a_batcher_makes_the_updates_of_its_sampler(device):
     corpus = random_corpus()
-    batcher = Batcher(corpus, SPECIALS, SPECIALS, device)
+    batcher = Batcher(corpus, (SPECIALS, SPECIALS), device)
     made = list(islice(batcher.updates(sampler(corpus), 20, 0, 3), 30))
     for (parts, *after), (indices, *expected) in zip(made, sampler(corpus).updates(0, 3), strict=False):
         assert after == expected
-        assert [part.source.device.type for part in parts] == [device.type] * len(parts)
-        rows = [row[mask].tolist() for part in parts for row, mask in zip(part.target, part.target_mask, strict=True)]
-        assert rows == [corpus.target[i].tolist() for i in indices]
+        assert [part.target.device.type for part in parts] == [device.type] * len(parts)
+        assert [i for part in parts for i in part.target.tolist()] == np.concatenate(
+            [corpus.target[i] for i in indices]
+        ).tolist()
 
 
 @pytest.mark.parametrize("depth", [1, 3, 10])

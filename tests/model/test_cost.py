@@ -59,4 +59,6 @@ def test_long_sentences_cost_more_attention_for_each_token(config):
 
 def test_lengths_of_small_types_do_not_overflow(config):
     lengths = np.full(10, 5_000, dtype=np.uint16)
-    assert attention_flops(config, lengths, lengths) == 10 * attention_flops(config, np.array([5_000]), np.array([5_000]))
+    assert attention_flops(config, lengths, lengths) == 10 * attention_flops(
+        config, np.array([5_000]), np.array([5_000])
+    )

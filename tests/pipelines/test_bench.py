@@ -36,7 +36,9 @@ def test_made_up_sentences_are_trained_on_and_measured(mt):
         assert 400 < repetition["target_tokens"] < 800  # two updates of about 300
     speed = record["target_tokens_per_second"]
     assert 0 < speed["lowest"] <= speed["median"] <= speed["highest"]
-    assert record["share_of_matrix_rate"] == pytest.approx(record["flops_per_second"] / record["matrix_flops_per_second"])
+    assert record["share_of_matrix_rate"] == pytest.approx(
+        record["flops_per_second"] / record["matrix_flops_per_second"]
+    )
 
 
 def test_a_run_is_measured_on_its_own_text_and_left_as_it_was(mt, run):

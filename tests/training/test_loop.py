@@ -88,7 +88,7 @@ def make_trainer(
         label_smoothing=config.label_smoothing,
         gradient_clip=optimizer_config.gradient_clip,
     )
-    batcher = Batcher(corpus, SPECIALS, SPECIALS, CPU.device)
+    batcher = Batcher(corpus, (SPECIALS, SPECIALS), CPU.device)
     trainer = Trainer(
         updater=updater,
         updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1), micro_batch_tokens),

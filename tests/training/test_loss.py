@@ -87,3 +87,14 @@ def test_logits_of_a_large_size_do_not_overflow():
     hidden, weight = torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0], [0.0]])
     assert label_smoothed_loss(hidden, weight, torch.tensor([0]), 0.0)[0].item() == 0
     assert label_smoothed_loss(hidden, weight, torch.tensor([1]), 0.0)[0].item() == pytest.approx(2e4)
+
+
+@pytest.mark.parametrize("tokens_a_chunk", [1, 3, 4, 100])
+def test_rows_beyond_the_targets_count_for_nothing(device, monkeypatch, tokens_a_chunk):
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), tokens_a_chunk * V))
+    hidden, weight, targets = inputs(device)
+    ours = values_and_gradients(label_smoothed_loss, hidden, weight, targets[:4], 0.1)
+    theirs = values_and_gradients(plain_loss, hidden, weight, targets[:4], 0.1)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert ours[2][4:].eq(0).all()

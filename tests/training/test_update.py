@@ -1,0 +1,102 @@
+"""Updates the fast way (packed sentences, chunked loss, the CPU's own attention) against the plain way."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mt.corpus.batching import Batcher, pad_rows, padding_mask
+from mt.corpus.tokenizer import Specials
+from mt.device import Compute
+from mt.model.config import ModelConfig
+from mt.model.transformer import Transformer
+from mt.pipelines.train import use_fastest_kernel
+from mt.training import loss as loss_module
+from mt.training.loss import plain_loss
+from mt.training.optimizer import OptimizerConfig, make_optimizer
+from mt.training.update import Updater
+
+V = 60
+SPECIALS = Specials(pad=0, bos=2, eos=3, unk=1)
+RATE, CLIP, SMOOTHING = 1e-3, 1.0, 0.1
+
+
+class Side:
+    """Sentences of random ids, ended by `</s>`."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        self.lengths = generator.integers(2, 12, count)
+        self.rows = [np.append(generator.integers(4, V, length - 1), SPECIALS.eos) for length in self.lengths]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.rows[index]
+
+
+class Corpus:
+    def __init__(self, count: int) -> None:
+        self.source, self.target = Side(count, 1), Side(count, 2)
+
+
+def new_updater(compute):
+    torch.manual_seed(4)
+    config = ModelConfig(
+        source_vocabulary=V, target_vocabulary=V, share_embeddings=True, width=32, heads=4, feed_forward=48,
+        encoder_layers=2, decoder_layers=2, max_positions=16, dropout=0.0,
+    )  # fmt: skip
+    model = Transformer(config).to(compute.device)
+    optimizer = make_optimizer(
+        model, OptimizerConfig(peak_learning_rate=RATE, schedule="constant", warmup_steps=0, epsilon=1e-6)
+    )
+    return Updater(model, optimizer, compute, label_smoothing=SMOOTHING, gradient_clip=CLIP)
+
+
+def plain_update(updater, corpus, indices):
+    """Padded rows, fused attention, the whole matrix of logits: what anybody would write."""
+    model, device = updater.model, updater.compute.device
+    targets = [corpus.target[i] for i in indices]
+    lengths = corpus.target.lengths[indices]
+    source = pad_rows([corpus.source[i] for i in indices], SPECIALS.pad).to(device)
+    mask = padding_mask(corpus.source.lengths[indices], source.size(1))
+    shifted = pad_rows([np.append(SPECIALS.bos, row[:-1]) for row in targets], SPECIALS.pad).to(device)
+    real = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None]).to(device)
+    hidden = model.hidden(shifted, model.encode(source, None if mask is None else mask.to(device)))
+    wanted = torch.from_numpy(np.concatenate(targets)).to(device)
+    loss, unsmoothed = plain_loss(hidden[real], model.output_weight, wanted, SMOOTHING)
+    (loss / len(wanted)).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    updater.optimizer.step()
+    updater.optimizer.zero_grad()
+    return unsmoothed
+
+
+def test_fifty_updates_the_fast_way_have_the_losses_of_fifty_plain_ones(device, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), 50 * V))
+    compute, corpus = Compute(device, "fp32"), Corpus(200)
+    fast, plain = new_updater(compute), new_updater(compute)
+    use_fastest_kernel(fast.model, compute)
+    batcher = Batcher(corpus, (SPECIALS, SPECIALS), device)
+    generator = np.random.default_rng(3)
+    losses = []
+    for _ in range(50):
+        indices = generator.choice(200, 20, replace=False)
+        tokens = corpus.target.lengths[indices].sum()
+        parts = [batcher.batch(part) for part in np.array_split(indices, 3)]  # micro-batches too
+        ours = fast(parts, RATE).item() / tokens
+        theirs = plain_update(plain, corpus, indices).item() / tokens
+        losses.append((ours, theirs))
+    ours, theirs = zip(*losses, strict=True)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert ours[-1] < ours[0] - 0.2  # it learned something
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_leaves_no_gradient_and_returns_the_loss_without_smoothing(device, precision):
+    compute, corpus = Compute(device, precision), Corpus(20)
+    updater = new_updater(compute)
+    with torch.no_grad():
+        updater.model.target_embedding.weight.zero_()
+    batch = Batcher(corpus, (SPECIALS, SPECIALS), device).batch(np.arange(20))
+    total = updater([batch], 0.0)
+    assert total.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
+    assert all(parameter.grad is None for parameter in updater.model.parameters())
