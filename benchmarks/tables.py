@@ -5,6 +5,7 @@ python benchmarks/tables.py --check    exit 1 when README.md is not what the res
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -68,7 +69,27 @@ def translation_table() -> str:
     return lines
 
 
-TABLES = {"training": training_table, "translation": translation_table}
+ENGINES = {"mt": "mt", "hf": "Marian (Hugging Face)", "torch": "torch.nn.Transformer"}
+
+
+def speed_table() -> str:
+    lines = row("model", "tokens an update", "engine", "target tok/s", "of the fastest fp32 peer", "memory", "device")
+    lines += row(*["---"] * 7)
+    for record in records("train-speed"):
+        for result in record["results"]:
+            lines += row(
+                result["preset"],
+                f"{result['batch_tokens']:,}",
+                f"{ENGINES[result['engine']]}, {result['precision']}",
+                f"{result['target_tokens_per_second']['median']:,.0f}",
+                f"{result['ratio_to_best_fp32_peer'] or math.nan:.2f}",
+                f"{(result['peak_gpu_bytes'] or result['peak_rss_bytes']) / 2**20:,.0f} MiB",
+                device_name(record["machine"], record["settings"]["device"]),
+            )
+    return lines
+
+
+TABLES = {"training": training_table, "speed": speed_table, "translation": translation_table}
 
 
 def rendered(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from measured import circumstances, machine_name, spread, warn_when_busy
-from trainers import DROPOUT, Job, work_of
+from trainers import DROPOUT, PEERS, Job, work_of
 from workers import Failure, Worker, running
 
 from mt.errors import MTError
@@ -21,7 +21,6 @@ from mt.model.cost import weight_products
 from mt.pipelines.bench import Work, matrix_rate
 
 PACKAGES = ("torch", "transformers", "sentencepiece", "numpy")
-SAMPLE_UPDATES = 200  # that say how many tokens an update has on average
 
 
 def arguments() -> argparse.Namespace:
@@ -37,7 +36,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--machine", default="", help="name of this machine in the file's name")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+    if unknown := set(options.engines) - {"mt", *PEERS}:
+        parser.error(f"there is no engine {', '.join(unknown)}")
+    return options
 
 
 def words(text: str) -> list[str]:
@@ -67,7 +71,7 @@ def jobs(options: argparse.Namespace, preset: str, batch_tokens: int) -> list[Jo
 
 def measure(todo: list[Job], repetitions: int) -> list[dict[str, Any]]:
     """A result for each job, all of the same model and batch."""
-    ceilings = {job.precision: ceiling(job) for job in todo}
+    ceilings = {precision: ceiling(job) for precision, job in {job.precision: job for job in todo}.items()}
     with running("trainers.py", todo) as workers:
         for repetition in range(repetitions + 1):
             for worker in workers:

@@ -49,8 +49,11 @@ class Worker(Generic[Job]):
         """Have the work done once; returns the answer, which is also kept."""
         assert self.process.stdin is not None
         time.sleep(PAUSE_SECONDS)
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise Failure(f"{self.job} has ended with code {self.process.wait()}") from error
         self.answers.append(self.answer())
         return self.answers[-1]
 

@@ -1,7 +1,8 @@
 """Device, precision and threads: chosen once, passed as a value.
 
 `fp32` is true float32 everywhere; `tf32` lets CUDA round the factors of float32 products; `bf16` computes products and
-attention in bfloat16 while weights, sums over tokens and the optimizer stay float32.
+attention in bfloat16 (attention in float32 when training on the CPU) while weights, sums over tokens and the optimizer
+stay float32.
 """
 
 import ctypes
@@ -89,8 +90,6 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if threads:
         torch.set_num_threads(threads)
-    if device == "cpu" and training:
-        keep_freed_memory()
     return Compute(torch.device(device), precision)
 
 
@@ -101,9 +100,9 @@ def keep_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library does what it does
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-        mallopt(M_TOP_PAD, 1 << 26)
+        if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):  # the most in older releases
+            mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+            mallopt(M_TOP_PAD, 1 << 26)
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h

@@ -135,17 +135,17 @@ class BatchSampler:
             epoch, position = epoch + 1, 0
 
 
+SLACK = 1.05  # an update that is a little above the budget is not worth a second part
+
+
 def micro_batches(corpus: EncodedCorpus, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
-    """An update cut into parts of at most so many target tokens (0: uncut), for memory's sake."""
+    """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake."""
     tokens = corpus.target.lengths[indices].cumsum()
-    if not micro_batch_tokens or tokens[-1] <= micro_batch_tokens:
+    if not micro_batch_tokens or tokens[-1] <= SLACK * micro_batch_tokens:
         return [indices]
-    cuts, start = [], 0
-    while start < len(indices):
-        before = tokens[start - 1] if start else 0
-        start = max(start + 1, int(np.searchsorted(tokens, before + micro_batch_tokens, side="right")))
-        cuts.append(start)
-    return np.split(indices, cuts[:-1])
+    count = int(-(-tokens[-1] // micro_batch_tokens))
+    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count)
+    return [part for part in np.split(indices, cuts) if len(part)]
 
 
 ROW_TOKENS = 64  # rows of tokens are multiples of this

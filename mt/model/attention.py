@@ -3,7 +3,7 @@
 The module owns projections; keys and values come from its caller, fresh, cached or made from the source, so that it
 knows nothing of caches.  The arithmetic is a function, the module's `kernel`, which `recording` replaces for a moment.
 
-Shapes: B sentences, K beams, N = B*K rows, T queries, S keys, E width, H heads, D = E/H.
+Shapes: B sentences, K beams, N = B*K rows, T queries, S keys, M tokens of a packed row, E width, H heads, D = E/H.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,17 +41,17 @@ def explicit(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None,
 
 
 def explicit_in_float32(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
-    """`explicit` on float32 copies of its arguments, for training on the CPU.
+    """`explicit` on its arguments in float32, for training on the CPU.
 
     Sentences are too short there for PyTorch's fused kernel to pay, and for every new length bfloat16 products have
     machine code made and kept, which costs more time and memory than the products themselves.
     """
 
-    def copy(x: Tensor) -> Tensor:
-        return x.to(torch.float32, memory_format=torch.contiguous_format)
+    def cast(x: Tensor) -> Tensor:
+        return x.to(torch.float32, memory_format=torch.contiguous_format)  # in one pass
 
     with torch.autocast(queries.device.type, enabled=False):
-        return explicit(copy(queries), copy(keys), copy(values), bias, causal).to(queries.dtype)
+        return explicit(cast(queries), cast(keys), cast(values), bias, causal).to(queries.dtype)
 
 
 class MultiHeadAttention(nn.Module):

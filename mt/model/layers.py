@@ -1,6 +1,6 @@
 """The sublayers of a Transformer and the two kinds of layer made of them (Vaswani et al. 2017, section 3.1).
 
-Shapes: B sentences, N rows, T target length, S source length, E width, F feed-forward width.
+Shapes: B sentences, N rows, T target length, S source length, M tokens of a packed row, E width, F feed-forward width.
 """
 
 from collections.abc import Callable

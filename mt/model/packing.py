@@ -18,7 +18,7 @@ class Packing:
     def __init__(self, lengths: Tensor, *, longest: int, tokens: int, row: int) -> None:
         """`tokens` is the sum of `lengths` (B,) and `longest` their maximum: numbers that a GPU need not be asked."""
         B, device = len(lengths), lengths.device
-        self.sentences, self.longest = B, longest
+        self.sentences = B
         starts = lengths.cumsum(0) - lengths
         steps = torch.arange(longest, device=device)
         real = steps < lengths[:, None]  # (B, T)
@@ -37,7 +37,9 @@ class Packing:
 
     def pad(self, x: Tensor) -> Tensor:
         """(1, M, C) -> (B, T, C); what stands in the padding is arbitrary, and finite."""
-        return Gather.apply(x[0], self.in_row, self.in_sentences, self.real_in_row).unflatten(0, (self.sentences, -1))
+        return Gather.apply(x.flatten(0, 1), self.in_row, self.in_sentences, self.real_in_row).unflatten(
+            0, (self.sentences, -1)
+        )
 
     def unpad(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (1, M, C)."""

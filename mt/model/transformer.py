@@ -4,7 +4,8 @@
 (where a causal kernel needs no mask because padding stands on the right) or token by token (search).  Training lays
 whole sentences end to end in one row: see `packing.py`.
 
-Shapes: B sentences, K beams, N = B*K rows, S source length, T target length, E width, V vocabulary.
+Shapes: B sentences, K beams, N = B*K rows, S source length, T target length, M tokens of a packed row, E width,
+V vocabulary.
 """
 
 from typing import cast

@@ -1,5 +1,6 @@
 """`mt bench`: how fast this machine trains, and how near that is to what its matrix products reach."""
 
+import logging
 import math
 import statistics
 import tempfile
@@ -26,10 +27,13 @@ from mt.pipelines.train import choose_compute, make_updater
 from mt.settings import read_toml
 from mt.training.optimizer import learning_rate
 
+logger = logging.getLogger(__name__)
+
 # Made-up sentences are as long as those of news: a log-normal length of 25 tokens on average, the sides alike.
 MEAN_TOKENS, LENGTH_SPREAD, SIDE_SPREAD = 25, 0.5, 0.15
 MADE_UP_SPECIALS = Specials(pad=0, bos=1, eos=2, unk=3)
-PAIRS = 1_000_000  # that "auto" believes the made-up corpus to have
+PAIRS = {"cpu": 100_000, "cuda": 1_000_000}  # that "auto" believes the made-up corpus to have
+UPDATES = {"cpu": 4, "cuda": 20}  # of a repetition, when nothing is said
 PRODUCT_SECONDS = 0.15  # for which each product of the step is repeated to learn its rate
 
 
@@ -40,7 +44,7 @@ class TrainBench:
     settings: Settings
     run: Path | None = None  # a run folder whose recipe, tokenizers and text are used; None: made-up sentences
     vocabulary: int = 32_000  # of made-up sentences
-    updates: int = 20  # of a repetition
+    updates: int = 0  # of a repetition; 0: as many as take a moment
     repetitions: int = 5  # after one to warm up
 
 
@@ -50,6 +54,7 @@ class Work:
 
     config: RunConfig
     corpus: EncodedCorpus
+    weights: np.ndarray | None  # of each sentence
     specials: tuple[Specials, Specials]
     compute: Compute
 
@@ -65,9 +70,10 @@ def run_work(given: Settings, path: Path) -> Work:
     """The text of a run with its recipe, over which the settings given now are laid; a preset replaces its shape."""
     run = RunFolder(path)
     tokenizers = load_tokenizers(run, run.read_config())
-    saved = read_toml(run.recipe)
+    saved, said = read_toml(run.recipe), run.read_config()["provenance"]["settings"].get("training", {})
     for key in OF_THE_MACHINE:
-        del saved["training"][key]
+        if key not in said:
+            del saved["training"][key]
     if "preset" in given.said()["model"]:
         del saved["model"]
     settings = Settings()
@@ -80,7 +86,7 @@ def run_work(given: Settings, path: Path) -> Work:
     config = resolve(
         settings, tokenizer_config, corpus_facts(data, texts, tokenizers), compute, torch.get_num_threads()
     )
-    return Work(config, data.train, (tokenizers[0].specials, tokenizers[1].specials), compute)
+    return Work(config, data.train, data.weights, (tokenizers[0].specials, tokenizers[1].specials), compute)
 
 
 def made_up_work(request: TrainBench, folder: Path) -> Work:
@@ -89,14 +95,16 @@ def made_up_work(request: TrainBench, folder: Path) -> Work:
     settings.add({"data": {"train": [{"source": "made up", "target": "made up"}]}}, "")
     settings.add(request.settings.said(), "command line")
     compute = choose_compute(settings)
+    pairs = PAIRS[compute.device.type]
     facts = CorpusFacts(
-        pairs=PAIRS, target_tokens=PAIRS * MEAN_TOKENS, vocabularies=(request.vocabulary,) * 2, languages=("", "")
+        pairs=pairs, target_tokens=pairs * MEAN_TOKENS, vocabularies=(request.vocabulary,) * 2, languages=("", "")
     )
-    tokenizer_config = resolve_tokenizer(settings, PAIRS, same_script=True)
+    tokenizer_config = resolve_tokenizer(settings, pairs, same_script=True)
     config = resolve(settings, tokenizer_config, facts, compute, torch.get_num_threads())
-    sentences = request.updates * (request.repetitions + 1) * config.data.batch_tokens // MEAN_TOKENS + 1
+    updates = request.updates or UPDATES[compute.device.type]
+    sentences = updates * (request.repetitions + 1) * config.data.batch_tokens // MEAN_TOKENS + 1
     write_made_up(folder, sentences, request.vocabulary, config.data.max_tokens)
-    return Work(config, EncodedCorpus(folder), (MADE_UP_SPECIALS, MADE_UP_SPECIALS), compute)
+    return Work(config, EncodedCorpus(folder), None, (MADE_UP_SPECIALS, MADE_UP_SPECIALS), compute)
 
 
 def write_made_up(folder: Path, sentences: int, vocabulary: int, max_tokens: int) -> None:
@@ -115,14 +123,17 @@ def write_made_up(folder: Path, sentences: int, vocabulary: int, max_tokens: int
 def measure(work: Work, request: TrainBench) -> dict[str, Any]:
     """Train through `repetitions` of `updates` each, after one to warm up, and compare with the machine's products."""
     config, compute = work.config, work.compute
-    training = training_of(work, request.updates)
-    repetitions = [next(training) for _ in range(request.repetitions + 1)][1:]
+    updates = request.updates or UPDATES[compute.device.type]
+    repetitions = []
+    for number, each in enumerate(islice(training_of(work, updates), request.repetitions + 1)):
+        logger.info("%s: %s updates in %.1f s", f"repetition {number}" if number else "warm-up", updates, each.seconds)
+        repetitions += [each] if number else []
     rates = [each.target_tokens / each.seconds for each in repetitions]
     flops = statistics.median(each.flops / each.seconds for each in repetitions)
     memory = compute.memory_gib()
     parts = math.ceil(config.data.batch_tokens / (config.training.micro_batch_tokens or config.data.batch_tokens))
-    source_tokens = statistics.mean(each.source_tokens for each in repetitions) / request.updates / parts
-    target_tokens = statistics.mean(each.target_tokens for each in repetitions) / request.updates / parts
+    source_tokens = statistics.mean(each.source_tokens for each in repetitions) / updates / parts
+    target_tokens = statistics.mean(each.target_tokens for each in repetitions) / updates / parts
     ceiling = matrix_rate(weight_products(config.model, round(source_tokens), round(target_tokens)), compute)
     return {
         "what": "bench train",
@@ -158,7 +169,9 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute)
     updater.model.train()
-    sampler = BatchSampler(work.corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed)
+    sampler = BatchSampler(
+        work.corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed, weights=work.weights
+    )
     batcher = Batcher(work.corpus, work.specials, compute.device)
     batches = batcher.updates(sampler, config.training.micro_batch_tokens, 0, 0)
     steps = zip(count(1), sampler.updates(0, 0), batches, strict=False)
@@ -198,14 +211,15 @@ def matrix_rate(products: list[Product], compute: Compute) -> float:
 
 def seconds_of(call: Callable[[], object], compute: Compute) -> float:
     """The time of a call, repeated for a while; the first ones are not counted."""
-    for _ in range(3):
+    at_a_time = 10 if compute.on_cuda else 1  # a GPU is not asked after each
+    for _ in range(2):
         call()
     compute.synchronize()
     started, calls = time.perf_counter(), 0
     while time.perf_counter() - started < PRODUCT_SECONDS:
-        for _ in range(10):
+        for _ in range(at_a_time):
             call()
-        calls += 10
+        calls += at_a_time
         compute.synchronize()
     return (time.perf_counter() - started) / calls
 

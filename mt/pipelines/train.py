@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
-from mt.device import Compute, choose, usable_threads
+from mt.device import Compute, choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, Interrupted
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.transformer import Transformer
@@ -171,6 +171,8 @@ def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None 
         load_weights(model, weights(start.model), str(start.path))
     model.to(compute.device)
     use_fastest_kernel(model, compute)
+    if not compute.on_cuda:
+        keep_freed_memory()
     return Updater(
         model,
         make_optimizer(model, config.optimizer),
@@ -194,6 +196,7 @@ def announce(model: Transformer, prepared: PreparedRun, compute: Compute, log: R
 
 
 def use_fastest_kernel(model: Transformer, compute: Compute) -> None:
+    """Attend by what trains fastest on the device."""
     if not compute.on_cuda:
         for module in model.modules():
             if isinstance(module, MultiHeadAttention):

@@ -19,7 +19,7 @@ class TrainingConfig:
     precision: str = auto()  # fp32 | tf32 | bf16
     threads: int = auto()  # of the CPU
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
-    micro_batch_tokens: int = auto()  # target tokens computed at a time; 0: a whole update
+    micro_batch_tokens: int = auto()  # target tokens computed at a time, or a little more; 0: a whole update
     log_every_steps: int = 50
     validate_every_steps: int = auto()
     checkpoint_every_steps: int = auto()

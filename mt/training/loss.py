@@ -26,36 +26,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        size = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
-        product_type = torch.get_autocast_dtype(hidden.device.type) if is_autocast(hidden) else hidden.dtype
-        factor = weight.to(product_type)
-        log_norm_sum = hidden.new_zeros((), dtype=torch.float32)
-        wanted_sum = log_norm_sum.clone()
-        tokens = len(targets)
-        hidden_sum = hidden[:tokens].sum(0)  # (E,)
-        weight_sum = weight.sum(0)
-        spread = smoothing / len(weight)
-        hidden_gradient = (-spread * weight_sum).repeat(len(hidden), 1)
-        hidden_gradient[tokens:] = 0
-        weight_gradient = (-spread * hidden_sum).repeat(len(weight), 1)
-        for start in range(0, len(hidden), size):
-            chunk = hidden[start : start + size].to(product_type)
-            chosen = targets[start : start + size, None]
-            logits = chunk @ factor.T  # (size, V)
-            gradient = logits.softmax(-1)
-            gradient[len(chosen) :] = 0  # of padding
-            # The norm by the largest logit, whose probability cannot underflow: p = exp(logit - norm).
-            real = slice(len(chosen))
-            log_norm_sum += (logits[real].amax(-1).float() - gradient[real].amax(-1).float().log()).sum()
-            wanted_sum += logits.gather(1, chosen).sum(dtype=torch.float32)
-            gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, smoothing - 1))
-            # Cast before they are added: a CPU adds two types twenty times slower than one.
-            hidden_gradient[start : start + size] += (gradient @ factor).to(hidden.dtype)
-            weight_gradient += (gradient.T @ chunk).to(weight.dtype)
-        unsmoothed = log_norm_sum - wanted_sum
-        mean_sum = (hidden_sum @ weight_sum) / len(weight)  # of the mean logit of every token
-        loss = (1 - smoothing) * unsmoothed + smoothing * (log_norm_sum - mean_sum)
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        device = hidden.device.type
+        product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):  # which would take the softmax in float32
+            loss, unsmoothed, *gradients = loss_and_gradients(hidden, weight, targets, smoothing, product_type)
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(unsmoothed)
         return loss, unsmoothed
 
@@ -65,8 +40,38 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None
 
 
-def is_autocast(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+def loss_and_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, product_type: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, loss without smoothing, and the gradients of hidden and weight; factors of products are of one type."""
+    size = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
+    factor = weight.to(product_type)
+    log_norm_sum = hidden.new_zeros((), dtype=torch.float32)
+    wanted_sum = log_norm_sum.clone()
+    tokens = len(targets)
+    hidden_sum, weight_sum = hidden[:tokens].sum(0), weight.sum(0)  # (E,)
+    spread = smoothing / len(weight)
+    hidden_gradient = (-spread * weight_sum).repeat(len(hidden), 1)
+    hidden_gradient[tokens:] = 0
+    weight_gradient = (-spread * hidden_sum).repeat(len(weight), 1)
+    for start in range(0, len(hidden), size):
+        chunk = hidden[start : start + size].to(product_type)
+        chosen = targets[start : start + size, None]
+        logits = chunk @ factor.T  # (size, V)
+        gradient = logits.softmax(-1)
+        gradient[len(chosen) :] = 0  # of padding
+        # The norm by the largest logit, whose probability cannot underflow: p = exp(logit - norm).
+        real = slice(len(chosen))
+        log_norm_sum += (logits[real].amax(-1).float() - gradient[real].amax(-1).float().log()).sum()
+        wanted_sum += logits.gather(1, chosen).sum(dtype=torch.float32)
+        gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, smoothing - 1))
+        # Cast before they are added: a CPU adds two types twenty times slower than one.
+        hidden_gradient[start : start + size] += (gradient @ factor).to(hidden.dtype)
+        weight_gradient += (gradient.T @ chunk).to(weight.dtype)
+    unsmoothed = log_norm_sum - wanted_sum
+    mean_sum = (hidden_sum @ weight_sum) / len(weight)  # of the mean logit of every token
+    loss = (1 - smoothing) * unsmoothed + smoothing * (log_norm_sum - mean_sum)
+    return loss, unsmoothed, hidden_gradient, weight_gradient
 
 
 def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ def batch_loss(model: Transformer, batch: Batch, smoothing: float) -> tuple[Tens
         for side in (batch.source, batch.target_input)
     )
     state = model.encode(batch.source.ids, packing=source)
-    hidden = model.hidden(batch.target_input.ids, state, target)[0]  # (M, E)
+    hidden = model.hidden(batch.target_input.ids, state, target).flatten(0, 1)  # (M, E)
     return label_smoothed_loss(hidden, model.output_weight, batch.target, smoothing)
 
 

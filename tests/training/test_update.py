@@ -14,7 +14,7 @@ from mt.pipelines.train import use_fastest_kernel
 from mt.training import loss as loss_module
 from mt.training.loss import plain_loss
 from mt.training.optimizer import OptimizerConfig, make_optimizer
-from mt.training.update import Updater
+from mt.training.update import Updater, batch_loss
 
 V = 60
 SPECIALS = Specials(pad=0, bos=2, eos=3, unk=1)
@@ -100,3 +100,20 @@ def test_an_update_leaves_no_gradient_and_returns_the_loss_without_smoothing(dev
     total = updater([batch], 0.0)
     assert total.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
     assert all(parameter.grad is None for parameter in updater.model.parameters())
+
+
+def test_the_gradient_of_an_update_in_bfloat16_is_about_that_in_float32(device):
+    """Of every weight, by the kernel that trains, with a row that has a rest."""
+    corpus, gradients = Corpus(30), []
+    for precision in ("fp32", "bf16"):
+        compute = Compute(device, precision)
+        updater = new_updater(compute)
+        use_fastest_kernel(updater.model, compute)
+        batch = Batcher(corpus, (SPECIALS, SPECIALS), device).batch(np.arange(30))
+        assert batch.target_input.ids.size(1) > batch.target_tokens
+        with compute.autocast():
+            batch_loss(updater.model, batch, SMOOTHING)[0].backward()
+        gradients.append({name: weight.grad for name, weight in updater.model.named_parameters()})
+    for name, exact in gradients[0].items():
+        assert gradients[1][name].dtype == torch.float32
+        assert (gradients[1][name] - exact).norm() < 0.05 * exact.norm() + 1e-3, name
