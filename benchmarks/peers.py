@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.tokenizer import Tokenizer
+from mt.model.config import ModelConfig
 from mt.model.layers import DecoderLayer, EncoderLayer
 from mt.model.transformer import Transformer
 from mt.pipelines.run_folder import LoadedModel
@@ -93,6 +94,23 @@ def m2m100_weights(model: Transformer) -> dict[str, Tensor]:
     return weights
 
 
+def huggingface_shape(config: ModelConfig) -> dict[str, Any]:
+    """What the configurations of M2M-100 and Marian call the shape of a model."""
+    return {
+        "vocab_size": config.target_vocabulary,
+        "d_model": config.width,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "encoder_attention_heads": config.heads,
+        "decoder_attention_heads": config.heads,
+        "encoder_ffn_dim": config.feed_forward,
+        "decoder_ffn_dim": config.feed_forward,
+        "activation_function": "relu",
+        "scale_embedding": True,
+        "tie_word_embeddings": True,
+    }
+
+
 def to_m2m100(loaded: LoadedModel) -> Any:
     """An `M2M100ForConditionalGeneration` with these weights; raises `Disagreement` where its shape does not allow."""
     from transformers import M2M100Config, M2M100ForConditionalGeneration
@@ -102,18 +120,8 @@ def to_m2m100(loaded: LoadedModel) -> Any:
         raise Disagreement("M2M-100 has layer norm first and one vocabulary: leave hf out of --engines for this model")
     peer = M2M100ForConditionalGeneration(
         M2M100Config(
-            vocab_size=config.target_vocabulary,
             max_position_embeddings=config.max_positions + specials.pad,  # rows are numbered from `<pad>` on
-            d_model=config.width,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            encoder_attention_heads=config.heads,
-            decoder_attention_heads=config.heads,
-            encoder_ffn_dim=config.feed_forward,
-            decoder_ffn_dim=config.feed_forward,
-            activation_function="relu",
-            scale_embedding=True,
-            tie_word_embeddings=True,
+            **huggingface_shape(config),
             pad_token_id=specials.pad,
             bos_token_id=specials.bos,
             eos_token_id=specials.eos,

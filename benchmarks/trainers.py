@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peers import huggingface_shape
 from torch import Tensor, nn
 from workers import peak_memory, serve
 
@@ -64,24 +65,14 @@ class Marian(nn.Module):
         self.pad = pad
         self.model = MarianMTModel(
             MarianConfig(
-                vocab_size=config.target_vocabulary,
-                d_model=config.width,
-                encoder_layers=config.encoder_layers,
-                decoder_layers=config.decoder_layers,
-                encoder_attention_heads=config.heads,
-                decoder_attention_heads=config.heads,
-                encoder_ffn_dim=config.feed_forward,
-                decoder_ffn_dim=config.feed_forward,
+                **huggingface_shape(config),
                 dropout=DROPOUT,
                 attention_dropout=DROPOUT,
-                activation_function="relu",
                 max_position_embeddings=config.max_positions,
-                scale_embedding=True,
                 pad_token_id=pad,
                 eos_token_id=eos,
                 decoder_start_token_id=pad,
                 share_encoder_decoder_embeddings=True,
-                tie_word_embeddings=True,
             )
         )
 

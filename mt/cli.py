@@ -46,6 +46,8 @@ Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses followed per s
 LengthPenalty = Annotated[
     float | None, typer.Option(help="Rank by log-probability / length^this; not given: the run's own.")
 ]
+Preset = Annotated[str | None, typer.Option(help="Model size: auto, tiny, small, base or big.")]
+TextOrJson = Annotated[str, typer.Option("--format", help="text or json.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of mt train --show-config.")
 ]
@@ -130,7 +132,7 @@ def train(
     source_language: Annotated[str, typer.Option("--source-lang", help="ISO 639 code; else the file's suffix.")] = "",
     target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; else the file's suffix.")] = "",
     config: Annotated[Path | None, typer.Option(help="Recipe in TOML, such as another run's run.toml.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Model size: auto, tiny, small, base or big.")] = None,
+    preset: Preset = None,
     vocabulary_size: Annotated[
         int | None, typer.Option("--vocab-size", min=1, help="Pieces of the tokenizer, of each when they are two.")
     ] = None,
@@ -242,7 +244,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write the translations of --model here.")] = None,
     target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; chooses BLEU's tokenizer.")] = "",
     bleu_tokenize: Annotated[str | None, typer.Option(help="BLEU's tokenizer by sacreBLEU's name.")] = None,
-    form: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    form: TextOrJson = "text",
     beam: Beam = None,
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
@@ -279,7 +281,7 @@ def evaluate(
 @app.command()
 def info(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    form: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    form: TextOrJson = "text",
 ) -> None:
     """Say what a run folder holds: model, languages, tokenizers, training so far, where it comes from."""
     one_of(form, ("text", "json"), "--format")
@@ -307,11 +309,11 @@ def bench_train(
     run: Annotated[
         Path | None, typer.Argument(help="Run folder whose text and recipe are used; none: made-up sentences.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Model size: auto, tiny, small, base or big.")] = None,
+    preset: Preset = None,
     vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=5, help="Pieces of made-up sentences.")] = 32_000,
     updates: Annotated[int, typer.Option(min=0, help="Updates of a repetition; 0: 4 on the CPU, 20 on CUDA.")] = 0,
     repetitions: Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")] = 5,
-    form: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    form: TextOrJson = "text",
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,

@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
-        # What is added is cast first: adding two types costs a CPU twenty times as much as adding one.
+        # What is added is cast first: to add two types costs a CPU many times more.
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x))).to(x.dtype)
         return self.norm(x + self.dropout(sublayer(x)).to(x.dtype))

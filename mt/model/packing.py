@@ -31,9 +31,7 @@ class Packing:
         padded = B * longest != tokens
         self.real_in_sentences = real.flatten()[:, None].float() if padded else None  # (B*T, 1), 1 or 0
         self.real_in_row = (torch.arange(row, device=device) < tokens)[:, None].float() if row != tokens else None
-        self.bias = None  # (B, 1, 1, T), to be added to attention scores
-        if padded:
-            self.bias = torch.zeros(real.shape, device=device).masked_fill(~real, -torch.inf)[:, None, None]
+        self.mask = real if padded else None  # (B, T), True at real tokens
 
     def pad(self, x: Tensor) -> Tensor:
         """(1, M, C) -> (B, T, C); what stands in the padding is arbitrary, and finite."""

@@ -63,7 +63,9 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor, mask: Tensor | None = None, packing: Packing | None = None) -> DecoderState:
         """Read source ids (B, S), where `mask` (B, S) is True at real tokens (None: all are), or packed (1, M)."""
-        bias = packing.bias if packing else None
+        bias = None
+        if packing:
+            mask = packing.mask
         if mask is not None:
             bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
         x = self.embed(self.source_embedding, source, 0, packing)  # (B, S, E)

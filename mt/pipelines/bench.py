@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.tokenizer import Specials
 from mt.device import Compute
 from mt.model.cost import TRAINING_PRODUCTS, Product, training_flops, weight_products
-from mt.pipelines.prepare import Texts, corpus_facts, read_or_encode
+from mt.pipelines.prepare import Texts, complete_recipe, read_or_encode
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.resume import OF_THE_MACHINE
 from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
@@ -82,10 +82,8 @@ def run_work(given: Settings, path: Path) -> Work:
     compute = choose_compute(settings)
     texts = Texts.of(settings)
     data = read_or_encode(run, settings, texts, tokenizers)
-    tokenizer_config = replace(resolve_tokenizer(settings, 0, same_script=True), joint=tokenizers[0] is tokenizers[1])
-    config = resolve(
-        settings, tokenizer_config, corpus_facts(data, texts, tokenizers), compute, torch.get_num_threads()
-    )
+    tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
+    config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
     return Work(config, data.train, data.weights, (tokenizers[0].specials, tokenizers[1].specials), compute)
 
 

@@ -258,7 +258,7 @@ def prepare_run(
 
     Nothing is written before the text has been checked.
     """
-    seed, threads = seed_and_threads(settings)
+    seed, _ = seed_and_threads(settings)
     checked = None
     if new:
         checked = check_text(texts, undecided_data(settings).rules, seed=seed)
@@ -271,10 +271,8 @@ def prepare_run(
     else:
         tokenizers = load_tokenizers(run, run.read_config())
         tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
-    tokenizer_config = replace(tokenizer_config, joint=tokenizers[0] is tokenizers[1])
     data = read_or_encode(run, settings, texts, tokenizers, checked)
-    facts = corpus_facts(data, texts, tokenizers)
-    config = resolve(settings, tokenizer_config, facts, compute, threads)
+    config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
     decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
     if new:
         languages = (config.data.source_language, config.data.target_language)
@@ -319,13 +317,23 @@ def read_or_encode(
     return read_prepared(folder, texts.train)
 
 
-def corpus_facts(data: PreparedData, texts: Texts, tokenizers: tuple[Tokenizer, Tokenizer]) -> CorpusFacts:
-    return CorpusFacts(
+def complete_recipe(
+    settings: Settings,
+    tokenizer: TokenizerConfig,
+    texts: Texts,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    data: PreparedData,
+    compute: Compute,
+) -> RunConfig:
+    """The recipe with every "auto" resolved, once the text is encoded."""
+    facts = CorpusFacts(
         pairs=data.facts["pairs"],
         target_tokens=data.facts["target_tokens"],
         vocabularies=(tokenizers[0].size, tokenizers[1].size),
         languages=texts.languages(),
     )
+    joint = replace(tokenizer, joint=tokenizers[0] is tokenizers[1])
+    return resolve(settings, joint, facts, compute, seed_and_threads(settings)[1])
 
 
 def clear(run: RunFolder) -> None:

@@ -65,7 +65,7 @@ def loss_and_gradients(
         log_norm_sum += (logits[real].amax(-1).float() - gradient[real].amax(-1).float().log()).sum()
         wanted_sum += logits.gather(1, chosen).sum(dtype=torch.float32)
         gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, smoothing - 1))
-        # Cast before they are added: a CPU adds two types twenty times slower than one.
+        # Cast before they are added: to add two types costs a CPU many times more.
         hidden_gradient[start : start + size] += (gradient @ factor).to(hidden.dtype)
         weight_gradient += (gradient.T @ chunk).to(weight.dtype)
     unsmoothed = log_norm_sum - wanted_sum

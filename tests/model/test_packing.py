@@ -37,7 +37,7 @@ def test_shapes():
     padded = where.pad(torch.randn(1, 14, C))
     assert padded.shape == (3, 5, C)
     assert where.unpad(padded).shape == (1, 14, C)
-    assert where.bias.shape == (3, 1, 1, 5)
+    assert where.mask.shape == (3, 5)
 
 
 @pytest.mark.parametrize("rest", [0, 3])
@@ -49,9 +49,9 @@ def test_padding_and_packing_again_changes_nothing(device, lengths, rest):
     for sentence, row, length in zip(x[0, :tokens].split(lengths), padded, lengths, strict=True):
         assert torch.equal(row[:length], sentence)
     assert torch.equal(where.unpad(padded)[:, :tokens], x[:, :tokens])
-    assert (where.bias is None) == (len(set(lengths)) == 1)
-    if where.bias is not None:
-        assert (where.bias[:, 0, 0] == 0).sum(-1).tolist() == list(lengths)
+    assert (where.mask is None) == (len(set(lengths)) == 1)
+    if where.mask is not None:
+        assert where.mask.sum(-1).tolist() == list(lengths)
 
 
 @pytest.mark.parametrize("lengths", [(4, 2, 5), (3, 3)])
@@ -126,7 +126,7 @@ def test_attention_modules_take_packed_rows(device):
     rows = [torch.randn(length, 8, device=device) for length in (4, 2)]
     where = packing((4, 2), 1, device)
     x = F.pad(torch.cat(rows), (0, 0, 0, 1))[None]
-    y = attention(x, attention.keys_values(x, where), where.bias, causal=True, packing=where)
+    y = attention(x, attention.keys_values(x, where), causal=True, packing=where)
     for ours, row in zip(y[0, :6].split((4, 2)), rows, strict=True):
         alone = attention(row[None], attention.keys_values(row[None]), causal=True)[0]
         torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5)
