@@ -22,7 +22,7 @@ BATCH_SENTENCES = {"cpu": 32, "cuda": 256}
 class Job:
     """What an engine loads and how it searches."""
 
-    engine: str  # mt | hf | ctranslate2-COMPUTE_TYPE
+    engine: str  # mt | mt-PRECISION | hf | ctranslate2-COMPUTE_TYPE
     run: str  # run folder
     converted: str  # folder of the model in the engine's own format; unused by mt
     source: str  # text file
@@ -60,7 +60,7 @@ class Mt:
                 beam=job.beam,
                 length_penalty=1.0,
                 device=job.device,
-                precision=job.precision,
+                precision=job.engine.partition("-")[2] or job.precision,
                 threads=job.threads,
             )
         )
@@ -153,9 +153,8 @@ class CTranslate2:
 
     def translate(self, lines: list[str]) -> Output:
         pieces = self.reader.processor.encode(lines, out_type=str, num_threads=self.job.threads)
-        end = self.reader.pieces([self.reader.specials.eos])
         results = self.translator.translate_batch(
-            [sentence + end for sentence in pieces],
+            pieces,
             beam_size=self.job.beam,
             length_penalty=1.0,
             max_batch_size=self.job.batch,

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.tokenizer import Tokenizer
 from mt.model.config import ModelConfig
-from mt.model.layers import DecoderLayer, EncoderLayer
 from mt.model.transformer import Transformer
 from mt.pipelines.run_folder import LoadedModel
 
@@ -158,69 +157,6 @@ def within_tolerance(what: str, difference: float) -> float:
     return difference
 
 
-def to_ctranslate2(loaded: LoadedModel, folder: Path, compute_type: str) -> None:
-    """Write the model in CTranslate2's format, its weights in this type."""
-    from ctranslate2.specs.common_spec import Activation
-    from ctranslate2.specs.transformer_spec import TransformerSpec
-
-    model, config = loaded.model, loaded.model.config
-    layers = (config.encoder_layers, config.decoder_layers)
-    spec = TransformerSpec.from_config(layers, config.heads, pre_norm=config.norm_first, activation=Activation.RELU)
-    fill_stack(spec.encoder, model.positions, model.encoder, model.encoder_norm)
-    fill_stack(spec.decoder, model.positions, model.decoder, model.decoder_norm)
-    spec.encoder.embeddings[0].weight = model.source_embedding.weight.detach().numpy()
-    spec.decoder.embeddings.weight = model.target_embedding.weight.detach().numpy()
-    spec.decoder.projection.weight = spec.decoder.embeddings.weight
-    vocabularies = [tokenizer.pieces(range(tokenizer.size)) for tokenizer in loaded.tokenizers]
-    spec.register_source_vocabulary(vocabularies[0])
-    spec.register_target_vocabulary(vocabularies[1])
-    specials = loaded.tokenizers[1].specials
-    for name, number in (("bos", specials.bos), ("eos", specials.eos), ("unk", specials.unk)):
-        setattr(spec.config, f"{name}_token", vocabularies[1][number])
-    spec.config.decoder_start_token = spec.config.bos_token
-    spec.validate()
-    spec.optimize(quantization=compute_type)
-    folder.mkdir()
-    spec.save(str(folder))
-
-
-def fill_stack(spec: Any, positions: Tensor, layers: nn.ModuleList, norm: nn.Module) -> None:
-    spec.position_encodings.encodings = positions.numpy()
-    if isinstance(norm, nn.LayerNorm):
-        fill_norm(spec.layer_norm, norm)
-    for layer_spec, layer in zip(spec.layer, layers, strict=True):
-        fill_layer(layer_spec, layer)
-
-
-def fill_layer(spec: Any, layer: nn.Module) -> None:
-    assert isinstance(layer, EncoderLayer | DecoderLayer)
-    attention, feed_forward = layer.self_attention, layer.feed_forward
-    fill_linear(spec.self_attention.linear[0], attention.query, attention.key_value)
-    fill_linear(spec.self_attention.linear[1], attention.output)
-    fill_norm(spec.self_attention.layer_norm, layer.around_self_attention.norm)
-    if isinstance(layer, DecoderLayer):
-        for linear, ours in zip(
-            spec.attention.linear,
-            (layer.cross_attention.query, layer.cross_attention.key_value, layer.cross_attention.output),
-            strict=True,
-        ):
-            fill_linear(linear, ours)
-        fill_norm(spec.attention.layer_norm, layer.around_cross_attention.norm)
-    fill_linear(spec.ffn.linear_0, feed_forward.inner)
-    fill_linear(spec.ffn.linear_1, feed_forward.outer)
-    fill_norm(spec.ffn.layer_norm, layer.around_feed_forward.norm)
-
-
-def fill_linear(spec: Any, *projections: nn.Linear) -> None:
-    """One projection, or several of the same input laid one after another."""
-    spec.weight = torch.cat([each.weight for each in projections]).detach().numpy()
-    spec.bias = torch.cat([each.bias for each in projections]).detach().numpy()
-
-
-def fill_norm(spec: Any, norm: nn.LayerNorm) -> None:
-    spec.gamma, spec.beta = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-
-
 def check_ctranslate2(loaded: LoadedModel, folder: Path, sample: Sample) -> float:
     """The largest difference between two log-probabilities of the references' tokens, in nats."""
     import ctranslate2
@@ -228,7 +164,7 @@ def check_ctranslate2(loaded: LoadedModel, folder: Path, sample: Sample) -> floa
     reader, writer = loaded.tokenizers
     source_mask = torch.ones_like(sample.source, dtype=torch.bool) if sample.source_mask is None else sample.source_mask
     scored = ctranslate2.Translator(str(folder), compute_type="float32").score_batch(
-        [reader.pieces(ids[mask].tolist()) for ids, mask in zip(sample.source, source_mask, strict=True)],
+        [reader.pieces(ids[mask].tolist()[:-1]) for ids, mask in zip(sample.source, source_mask, strict=True)],
         [writer.pieces(ids[mask].tolist()[:-1]) for ids, mask in zip(sample.target, sample.target_mask, strict=True)],
     )
     theirs = torch.tensor([log_prob for result in scored for log_prob in result.log_probs])

@@ -1,7 +1,7 @@
-"""Write the tables of README.md from the files in benchmarks/results: no figure there is typed by hand.
+"""Write the tables of the documents from the files in benchmarks/results: no figure there is typed by hand.
 
-python benchmarks/tables.py            rewrite README.md
-python benchmarks/tables.py --check    exit 1 when README.md is not what the results say
+python benchmarks/tables.py            rewrite README.md and docs/training.md
+python benchmarks/tables.py --check    exit 1 when they are not what the results say
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "training.md")
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 Record = dict[str, Any]
@@ -89,19 +89,42 @@ def speed_table() -> str:
     return lines
 
 
-TABLES = {"training": training_table, "speed": speed_table, "translation": translation_table}
+def choices_table() -> str:
+    lines = row("preset", "dropout", "tokenizer", "precision", "seed", "updates", "BLEU on val")
+    lines += row(*["---"] * 7)
+    for record in records("choices"):
+        for result in sorted(record["results"], key=lambda each: -each["best"]["bleu"]):
+            lines += row(
+                result["preset"],
+                str(result["dropout"]),
+                result["tokenizer"],
+                result["precision"],
+                str(result["seed"]),
+                f"{result['steps']:,}",
+                f"{result['best']['bleu']:.1f}",
+            )
+    return lines
+
+
+TABLES = {
+    "training": training_table,
+    "speed": speed_table,
+    "translation": translation_table,
+    "choices": choices_table,
+}
 
 
 def rendered(text: str) -> str:
-    """README.md with its tables made anew."""
+    """A document with its tables made anew."""
     return BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
+    texts = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
     if "--check" in sys.argv:
-        sys.exit(rendered(text) != text)
-    README.write_text(rendered(text), encoding="utf-8")
+        sys.exit(any(rendered(text) != text for text in texts.values()))
+    for path, text in texts.items():
+        path.write_text(rendered(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

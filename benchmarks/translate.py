@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from engines import BATCH_SENTENCES, Job
 from measured import circumstances, machine_name, spread, text_record, warn_when_busy
-from peers import Disagreement, Sample, check_ctranslate2, check_m2m100, to_ctranslate2, to_m2m100
+from peers import Disagreement, Sample, check_ctranslate2, check_m2m100, to_m2m100
 from sacrebleu.metrics.bleu import BLEU
 from workers import Failure, Worker, running
 
 from mt.errors import MTError
 from mt.files import checksum, read_lines, write_json
+from mt.interop.ctranslate2 import to_ctranslate2
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "sentencepiece", "sacrebleu", "numpy")
-COMPUTE_TYPES = {"fp32": ("float32", "int8"), "bf16": ("bfloat16", "int8_bfloat16")}
+COMPUTE_TYPES = {"fp32": ("float32", "int8"), "bf16": ("bfloat16", "int8_bfloat16")}  # of CTranslate2
 CHECKED_SENTENCES = 32  # through which converted models are compared with the original
 
 
@@ -69,16 +70,23 @@ def convert(loaded: LoadedModel, options: argparse.Namespace, folder: Path, samp
         differences["hf"] = check_m2m100(loaded, peer, sample)
         peer.save_pretrained(folder / "hf")
     if "ctranslate2" in options.engines:
-        to_ctranslate2(loaded, folder / "checked", "float32")
+        write_ctranslate2(loaded, folder / "checked", "float32")
         differences["ctranslate2"] = check_ctranslate2(loaded, folder / "checked", sample)
         for compute_type in COMPUTE_TYPES[options.precision]:
-            to_ctranslate2(loaded, folder / f"ctranslate2-{compute_type}", compute_type)
+            write_ctranslate2(loaded, folder / f"ctranslate2-{compute_type}", compute_type)
     return differences
+
+
+def write_ctranslate2(loaded: LoadedModel, folder: Path, weights: str) -> None:
+    folder.mkdir()
+    to_ctranslate2(loaded.model, loaded.tokenizers, weights).save(str(folder))
 
 
 def jobs(loaded: LoadedModel, options: argparse.Namespace, folder: Path, beam: int) -> list[Job]:
     """What each engine does with this beam."""
     engines = [engine for engine in options.engines if engine != "ctranslate2"]
+    if "mt" in options.engines and options.device == "cpu":
+        engines.insert(engines.index("mt") + 1, "mt-int8")
     if "ctranslate2" in options.engines:
         engines += [f"ctranslate2-{compute_type}" for compute_type in COMPUTE_TYPES[options.precision]]
     record = RunFolder(options.model).read_config()

@@ -85,9 +85,17 @@ def serve(answers: Iterable[dict[str, Any]]) -> None:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """The most memory that this process has held: resident, and on the GPU where PyTorch manages it."""
-    # Not getrusage: its figure begins with that of the process that started this one.
-    resident = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    """The most memory that this process and its children have held: resident, and on the GPU where PyTorch manages it.
+
+    What processes share is counted for each of them.
+    """
     torch = sys.modules.get("torch")
     on_gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
-    return {"peak_rss_bytes": int(resident[1]) * 1024 if resident else None, "peak_gpu_bytes": on_gpu}
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {"peak_rss_bytes": sum(peak_resident(process) for process in ("self", *children)), "peak_gpu_bytes": on_gpu}
+
+
+def peak_resident(process: str) -> int:
+    # Not getrusage: its figure begins with that of the process that started this one.
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) * 1024 if found else 0

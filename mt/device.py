@@ -2,7 +2,7 @@
 
 `fp32` is true float32 everywhere; `tf32` lets CUDA round the factors of float32 products; `bf16` computes products and
 attention in bfloat16 (attention in float32 when training on the CPU) while weights, sums over tokens and the optimizer
-stay float32.
+stay float32; `int8`, for translating on the CPU, rounds the factors of products with weights to 8 bits.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import torch
 from mt.errors import ConfigError, DeviceError
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Compute:
     """Where and how tensors are computed."""
 
     device: torch.device
-    precision: str  # fp32 | tf32 | bf16
+    precision: str  # fp32 | tf32 | bf16 | int8
 
     @property
     def on_cuda(self) -> bool:
@@ -71,8 +71,9 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
     """
     if device not in DEVICES:
         raise ConfigError(f"--device {device} is none of {', '.join(DEVICES)}")
-    if precision not in PRECISIONS:
-        raise ConfigError(f"--precision {precision} is none of {', '.join(PRECISIONS)}")
+    precisions = [each for each in PRECISIONS if not (training and each == "int8")]
+    if precision not in precisions:
+        raise ConfigError(f"--precision {precision} is none of {', '.join(precisions)}")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise DeviceError("no CUDA device is available here", "leave --device out, or use --device cpu")
@@ -85,6 +86,8 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
             else training and cpu_has_bfloat16()
         )
         precision = "bf16" if native else "fp32"
+    if precision == "int8" and device == "cuda":
+        raise DeviceError("int8 is a precision of the CPU", "add --device cpu, or use --precision bf16")
     if precision == "tf32" and device == "cpu":
         raise DeviceError("tf32 is a precision of CUDA devices", "use --precision fp32 on the CPU")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -157,6 +157,9 @@ def standard_output() -> Iterator[IO[str]]:
         raise writing_error(Path("standard output"), error) from error
 
 
+RECORD = ".partial.json"  # what is known of a FILE.partial that can be gone on with
+
+
 @contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Write `path` through `path.partial`: it appears under its own name complete and flushed, or not at all.
@@ -170,6 +173,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         if path.is_file() or not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             written = path.with_name(path.name + ".partial")
+            path.with_name(path.name + RECORD).unlink(missing_ok=True)  # it speaks of another file from now on
         with open(written, mode, **text) as stream:  # type: ignore[call-overload]
             yield stream
             if written != path:

@@ -24,7 +24,7 @@ LAYERS = (
     {"evaluation", "interop", "serving"},
     {"training", "decoding"},
     {"model", "corpus"},
-    {"device", "settings", "files", "errors", "__init__"},
+    {"device", "settings", "files", "workers", "errors", "__init__"},
 )
 
 SEARCH = "--beam --length-penalty --batch-tokens"
@@ -44,6 +44,7 @@ COMMANDS = {
     f" {SEARCH} {DEVICE}",
     "info": "--format",
     "average": "--last --output",
+    "export": "--to --output --weights",
     "bench": "",
     "bench train": f"--preset --vocab-size --updates --repetitions --format --set {DEVICE}",
     "demo": "--output",

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mt.errors import ConfigError
 from mt.model.cache import DecoderState
 from mt.model.transformer import Transformer
 
+CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # log-probabilities that exist at a time
 ASK_EVERY = {"cpu": 1, "cuda": 8}  # steps between the questions whether sentences have finished, each a sync
 
 
@@ -62,6 +64,7 @@ class Rules:
     eos: int
     forbidden: Tensor  # ids
     length_penalty: float
+    beams: int  # K
     wanted: int  # hypotheses returned per sentence
     limits: Tensor  # (B,) most target tokens, </s> included
     shortest_limit: int  # the least of them, known without asking the device
@@ -75,6 +78,7 @@ class Beams:
     """Where a search stands: K live hypotheses and the K best ended ones of each sentence.
 
     `parents` are beams of the step before.  An ended hypothesis is found again by its length and its last parent.
+    Before the first step there is one live hypothesis, which is empty.
     """
 
     scores: Tensor  # (B, K) log-probabilities of the live; -inf where none is
@@ -88,13 +92,11 @@ class Beams:
 
     @classmethod
     def start(cls, sentences: int, beams: int, bos: int, device: torch.device) -> "Beams":
-        """One live hypothesis a sentence, that is empty."""
         nothing = torch.full((sentences, beams), -torch.inf, device=device)
         zeros = torch.zeros((sentences, beams), dtype=torch.long, device=device)
-        scores = nothing.clone()
-        scores[:, 0] = 0.0
         settled = torch.zeros(sentences, dtype=torch.bool, device=device)
-        return cls(scores, zeros + bos, zeros, nothing, nothing, zeros, zeros, settled)
+        live = torch.zeros((sentences, 1), device=device)
+        return cls(live, zeros[:, :1] + bos, zeros[:, :1], nothing, nothing, zeros, zeros, settled)
 
     def select(self, sentences: Tensor) -> "Beams":
         return Beams(*(getattr(self, name)[sentences] for name in self.__slots__))
@@ -103,22 +105,19 @@ class Beams:
 def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
     """Extend every live hypothesis of `length` tokens by one; keep the K best live and the K best ended.
 
-    `logits` is (B, K, V) and may be overwritten.  A sentence at its limit can only end.
+    `logits` is (B, K, V), at the first step (B, 1, V).  A sentence at its limit can only end.
     """
-    B, K, V = logits.shape
-    log_norms = logits.logsumexp(-1, keepdim=True)  # (B, K, 1): the full log-softmax is never written out
-    logits[..., rules.forbidden] = -torch.inf
-    if length + 1 >= rules.shortest_limit:
-        ending = logits[..., rules.eos].clone()
-        logits = logits.masked_fill((rules.limits <= length + 1)[:, None, None], -torch.inf)
-        logits[..., rules.eos] = ending
-
-    # 2K candidates, since at most K of them can end; the best 2K of all stand among the best 2K of each beam.
-    best, tokens = logits.topk(min(2 * K, V))  # (B, K, candidates of a beam)
-    totals = (beams.scores[..., None] + (best - log_norms)).flatten(1)
-    scores, flat = totals.topk(min(2 * K, totals.size(1)))  # (B, candidates of a sentence)
-    parents = flat // best.size(-1)
-    tokens = tokens.flatten(1).gather(1, flat)
+    K, V = rules.beams, logits.size(-1)
+    # Log-probabilities exist for some sentences at a time: what is that small stays in a CPU's cache.
+    size = max(1, CHUNK_ELEMENTS[logits.device.type] // (logits.size(1) * V))
+    found = [
+        best_sums(scores, allowed_log_probs(some, limits, length, rules), 2 * K)  # since at most K of 2K can end
+        for scores, some, limits in zip(
+            beams.scores.split(size), logits.split(size), rules.limits.split(size), strict=True
+        )
+    ]
+    scores, flat = (torch.cat(parts) for parts in zip(*found, strict=True))  # (B, 2K)
+    parents, tokens = flat // V, flat % V
     ends = tokens == rules.eos
 
     live, order = scores.masked_fill(ends, -torch.inf).topk(K)
@@ -140,6 +139,43 @@ def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
         ended_parents=pool(beams.ended_parents, parents),
         settled=beams.settled | settled(live, ended, rules),
     )
+
+
+def allowed_log_probs(logits: Tensor, limits: Tensor, length: int, rules: Rules) -> Tensor:
+    """Log-probabilities (B, K, V) of the next token, -inf where it may not come after `length` tokens."""
+    log_probs = logits.log_softmax(-1)
+    log_probs[..., rules.forbidden] = -torch.inf
+    if length + 1 >= rules.shortest_limit:
+        ending = log_probs[..., rules.eos].clone()
+        log_probs.masked_fill_((limits <= length + 1)[:, None, None], -torch.inf)
+        log_probs[..., rules.eos] = ending
+    return log_probs
+
+
+def best_sums(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of scores (B, K) + log_probs (B, K, V) of each sentence, and where they stand among K*V.
+
+    They are sought in two steps: the groups of tokens with the largest maxima, then the largest in these.  What is
+    among the `count` largest stands in a group whose maximum is, too.  Where there are fewer sums, -inf fills up.
+    """
+    B, K, V = log_probs.shape
+    groups = V // GROUP_SIZE
+    split = groups * GROUP_SIZE  # the tokens from here on stand outside of all groups, and are candidates all
+    maxima = log_probs[..., :split].unflatten(-1, (GROUP_SIZE, groups)).amax(-2) + scores[..., None]  # (B, K, groups)
+    chosen = maxima.flatten(1).topk(min(count, K * groups)).indices  # (B, groups chosen)
+    firsts = chosen // groups * V + chosen % groups
+    members = firsts[..., None] + torch.arange(0, split, max(1, groups), device=scores.device)
+    outside = (torch.arange(K, device=scores.device) * V)[:, None] + torch.arange(split, V, device=scores.device)
+    candidates = torch.cat((members.flatten(1), outside.flatten().expand(B, -1)), dim=1)
+    sums = log_probs.flatten(1).gather(1, candidates) + scores.gather(1, candidates // V)
+    if sums.size(1) < count:
+        missing = (0, count - sums.size(1))
+        sums, candidates = F.pad(sums, missing, value=-torch.inf), F.pad(candidates, missing)
+    best, which = sums.topk(count)
+    return best, candidates.gather(1, which)
+
+
+GROUP_SIZE = 64  # near the square root of half a vocabulary, which is best
 
 
 def settled(live: Tensor, ended: Tensor, rules: Rules) -> Tensor:
@@ -221,6 +257,7 @@ def search(
         eos=eos,
         forbidden=torch.tensor(forbidden, dtype=torch.long, device=device),
         length_penalty=config.length_penalty,
+        beams=K,
         wanted=config.nbest,
         limits=torch.tensor(limits, device=device),
         shortest_limit=min(limits),
@@ -229,8 +266,8 @@ def search(
     searching = torch.arange(B)  # the sentences that the rows of the batch belong to
 
     for length in range(max(limits)):
-        logits = next_logits(models, beams.tokens.view(-1, 1), states)  # (N, V)
-        beams = step(beams, logits.unflatten(0, (-1, K)), length, rules)
+        logits = next_logits(models, beams.tokens.view(-1, 1), states)  # (N, V), at the first step (B, V)
+        beams = step(beams, logits.unflatten(0, beams.tokens.shape), length, rules)
         history.append(beams, length)
         last = length + 1 == max(limits)
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
@@ -249,7 +286,6 @@ def search(
                 for state in states:
                     state.select(rest)
         if K > 1:  # a single beam goes on from itself
-            rows = beams.parents + torch.arange(len(beams.parents), device=device)[:, None] * K  # (B, K)
             for state in states:
-                state.reorder(rows.flatten())
+                state.reorder(beams.parents)
     return results

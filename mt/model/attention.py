@@ -21,7 +21,7 @@ Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tens
 
 
 def fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
-    """Attention by PyTorch's fused kernels: (B, H, T, D) from (B, H, T, D), twice (B, H, S, D), bias (B, 1, 1, S)."""
+    """Attention by PyTorch's fused kernels: (B, H, T, D) from that, twice (B, H, S, D) and bias (B, 1, 1 or T, S)."""
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
 
 

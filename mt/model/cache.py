@@ -1,8 +1,9 @@
 """What a decoder carries from token to token: the projected source, and the keys and values of its own past.
 
-Only `decode` and `reorder` change a state in place; how the past is stored is known here alone.
+Beams share their past as they share the source.  Each step adds a key for each beam to the keys of their sentence, and
+a bias says which of these lie in a beam's own past: a beam that goes on from another copies nothing.
 
-Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, D head size.
+Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past, D head size.
 """
 
 from dataclasses import dataclass, field
@@ -14,32 +15,27 @@ from mt.model.attention import KeysValues
 
 
 class Past:
-    """The self-attention keys and values of one layer, in room for `max_length` tokens.
+    """The self-attention keys and values of one layer, in room (B, H, P, D) for so many a sentence."""
 
-    Stored as (N, max_length, H, D): a row's tokens lie side by side, and reordering copies whole blocks from one buffer
-    into another that then takes its place.
-    """
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        self.used = 0
 
-    def __init__(self, rows: int, max_length: int, like: Tensor) -> None:
-        _, heads, _, size = like.shape
-        self.keys, self.values, self.spare_keys, self.spare_values = (
-            like.new_empty(rows, max_length, heads, size) for _ in range(4)
-        )
+    def extend(self, keys_values: KeysValues) -> KeysValues:
+        """Add those of one token of each row, two of (N, H, 1, D); returns all so far, two of (B, H, P, D)."""
+        beams = len(keys_values[0]) // len(self.keys)
+        end = self.used + beams
+        for room, new in zip((self.keys, self.values), keys_values, strict=True):
+            room[:, :, self.used : end] = new.squeeze(2).unflatten(0, (-1, beams)).transpose(1, 2)
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def extend(self, keys_values: KeysValues, position: int) -> KeysValues:
-        """Write the keys and values of tokens from `position` on; return those of all tokens so far, (N, H, T, D)."""
-        end = position + keys_values[0].size(2)
-        self.keys[:, position:end] = keys_values[0].transpose(1, 2)
-        self.values[:, position:end] = keys_values[1].transpose(1, 2)
-        return self.keys[:, :end].transpose(1, 2), self.values[:, :end].transpose(1, 2)
-
-    def reorder(self, rows: Tensor, length: int) -> None:
-        """Row n becomes what row rows[n] was, for the first `length` tokens; fewer rows than before are a selection."""
-        N = len(rows)
-        torch.index_select(self.keys[:, :length], 0, rows, out=self.spare_keys[:N, :length])
-        torch.index_select(self.values[:, :length], 0, rows, out=self.spare_values[:N, :length])
-        self.keys, self.spare_keys = self.spare_keys[:N], self.keys[:N]
-        self.values, self.spare_values = self.spare_values[:N], self.values[:N]
+    def select(self, sentences: Tensor) -> None:
+        for name in ("keys", "values"):
+            room = getattr(self, name)
+            chosen = room.new_empty(len(sentences), *room.shape[1:])
+            chosen[:, :, : self.used] = room[:, :, : self.used].index_select(0, sentences)
+            setattr(self, name, chosen)
 
 
 @dataclass
@@ -49,25 +45,46 @@ class DecoderState:
     memory: list[KeysValues]  # a layer: two of (B, H, S, D)
     memory_bias: Tensor | None  # (B, 1, 1, S): 0 at words, -inf at padding; None when there is no padding
     past: list[Past] = field(default_factory=list)
+    past_bias: Tensor | None = None  # (B, 1, K, P): 0 at keys in a beam's own past, -inf at others
     position: int = 0  # tokens decoded so far
 
     def with_past(self, beams: int, max_length: int) -> "DecoderState":
-        """The state before the first token of `beams` rows a sentence, with room for `max_length` tokens."""
-        like = self.memory[0][0]
-        past = [Past(len(like) * beams, max_length, like) for _ in self.memory]
+        """The state before the first token, with room for `max_length` tokens of `beams` rows a sentence."""
+        B, H, _, D = self.memory[0][0].shape
+
+        def room(like: Tensor) -> Tensor:
+            return like.new_empty(B, H, beams * max_length, D)
+
+        past = [Past(room(keys), room(values)) for keys, values in self.memory]
         return DecoderState(self.memory, self.memory_bias, past)
 
-    def reorder(self, rows: Tensor) -> None:
-        """Let row n go on from what row rows[n] (of the same sentence) has decoded."""
-        for past in self.past:
-            past.reorder(rows, self.position)
+    def next_token(self, rows: int) -> Tensor | None:
+        """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.
+
+        None where a sentence has had one beam only, whose past all keys are.
+        """
+        B = len(self.memory[0][0])
+        K = rows // B
+        self.position += 1
+        own = torch.full((K, K), -torch.inf, device=self.memory[0][0].device).fill_diagonal_(0.0)
+        bias = own.expand(B, 1, K, K)
+        if self.past_bias is not None:
+            bias = torch.cat((self.past_bias, bias), dim=-1)
+        self.past_bias = bias
+        return None if K == 1 else bias
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let beam k of sentence b go on from what its beam parents[b, k] has decoded; there may be more now."""
+        if self.past_bias is not None:
+            keys = self.past_bias.size(-1)
+            self.past_bias = self.past_bias.gather(2, parents[:, None, :, None].expand(-1, -1, -1, keys))
 
     def select(self, sentences: Tensor) -> None:
-        """Keep these of the B sentences, in this order, and their rows."""
-        if self.past:
-            beams = len(self.past[0].keys) // len(self.memory[0][0])
-            rows = (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
-            self.reorder(rows)
+        """Keep these of the B sentences, in this order, and their beams."""
+        for past in self.past:
+            past.select(sentences)
         self.memory = [(keys[sentences], values[sentences]) for keys, values in self.memory]
         if self.memory_bias is not None:
             self.memory_bias = self.memory_bias[sentences]
+        if self.past_bias is not None:
+            self.past_bias = self.past_bias[sentences]

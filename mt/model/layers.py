@@ -1,6 +1,7 @@
 """The sublayers of a Transformer and the two kinds of layer made of them (Vaswani et al. 2017, section 3.1).
 
-Shapes: B sentences, N rows, T target length, S source length, M tokens of a packed row, E width, F feed-forward width.
+Shapes: B sentences, K beams, N = B*K rows, T target length, S source length, P keys of the past, M tokens of a
+packed row, E width, F feed-forward width.
 """
 
 from collections.abc import Callable
@@ -84,10 +85,10 @@ class DecoderLayer(nn.Module):
         memory: KeysValues,
         memory_bias: Tensor | None,
         past: Past | None = None,
-        position: int = 0,
+        past_bias: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """(N, T, E) -> (N, T, E): T tokens from `position` on, after those in `past`; None: nothing comes before.
+        """(N, T, E) -> (N, T, E): whole sentences, or one token after those in `past` with its bias (B, 1, K, P).
 
         Or whole sentences packed: (1, M, E) -> (1, M, E).
         """
@@ -95,8 +96,7 @@ class DecoderLayer(nn.Module):
         def look_back(y: Tensor) -> Tensor:
             keys_values = self.self_attention.keys_values(y, packing)
             if past is not None:
-                assert position == 0 or y.size(1) == 1, "the causal kernel knows whole sentences and single tokens"
-                keys_values = past.extend(keys_values, position)
+                return self.self_attention(y, past.extend(keys_values), past_bias)
             return self.self_attention(y, keys_values, causal=y.size(1) > 1, packing=packing)
 
         def look_across(y: Tensor) -> Tensor:

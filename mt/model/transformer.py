@@ -37,6 +37,7 @@ class Transformer(nn.Module):
         # A pre-norm stack adds up unnormalised sublayers, so it ends in a norm of its own.
         self.encoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
+        self.projection: nn.Module | None = None  # to the vocabulary; None: by `output_weight`
         self.dropout = Dropout(config.dropout)
         self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
         self.positions: Tensor
@@ -76,16 +77,15 @@ class Transformer(nn.Module):
         return DecoderState([layer.cross_attention.keys_values(x, packing) for layer in layers], bias)
 
     def hidden(self, ids: Tensor, state: DecoderState, packing: Packing | None = None) -> Tensor:
-        """What the last decoder layer makes of target ids (N, T): (N, T, E).  Moves a state with a past on by T.
+        """What the last decoder layer makes of target ids (N, T): (N, T, E).  A state with a past moves on by T = 1.
 
         Whole target sentences may be packed: (1, M) -> (1, M, E).
         """
         x = self.embed(self.target_embedding, ids, state.position, packing)  # (N, T, E)
+        past_bias = state.next_token(len(ids)) if state.past else None
         for number, layer in enumerate(self.decoder):
             past = state.past[number] if state.past else None
-            x = layer(x, state.memory[number], state.memory_bias, past, state.position, packing)
-        if state.past:
-            state.position += ids.size(1)
+            x = layer(x, state.memory[number], state.memory_bias, past, past_bias, packing)
         return self.decoder_norm(x)
 
     @property
@@ -95,4 +95,7 @@ class Transformer(nn.Module):
 
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Logits of the token after each of target ids (N, T): (N, T, V)."""
-        return nn.functional.linear(self.hidden(ids, state), self.output_weight)
+        hidden = self.hidden(ids, state)
+        if self.projection:
+            return self.projection(hidden)
+        return nn.functional.linear(hidden, self.output_weight)

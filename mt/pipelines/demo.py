@@ -55,7 +55,9 @@ def demo(output: Path, *, started: float, quiet: bool) -> str:
     references = list(islice(read_lines(corpus / "test.de"), SAMPLES))
     sources = list(islice(read_lines(corpus / "test.en"), SAMPLES))
     lines = ["", "Sentences that the model has never seen:", ""]
-    for translation, reference in zip(load_translator(request).translate(sources), references, strict=True):
+    with load_translator(request) as translator:
+        translations = translator.translate(sources)
+    for translation, reference in zip(translations, references, strict=True):
         lines += [f"  English    {translation.source}", f"  German     {translation.text}"]
         lines += [f"  reference  {reference}", ""]
     test = {"source": corpus / "test.en", "reference": corpus / "test.de"}

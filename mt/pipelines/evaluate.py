@@ -139,7 +139,8 @@ def evaluate_model(
     own_language = RunFolder(request.models[0]).read_config()["languages"]["target"]
     language = target_language or own_language or language_of(reference)
     choose_tokenizer(language, bleu_tokenize)  # a mistaken name is told before the work, not after it
-    translations = [translation.text for translation in load_translator(request).translate(sources)]
+    with load_translator(request) as translator:
+        translations = [translation.text for translation in translator.translate(sources)]
     if output is not None:
         with atomic_file(output) as stream:
             stream.writelines(f"{text}\n" for text in translations)

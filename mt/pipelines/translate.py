@@ -8,16 +8,24 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+
+from mt import __version__
 from mt.decoding.search import SearchConfig
 from mt.decoding.translator import Translation, Translator
 from mt.device import choose, usable_threads
 from mt.errors import ConfigError, ModelError
-from mt.files import atomic_file, decode_lines, open_binary, standard_output
-from mt.pipelines.run_folder import load_model
+from mt.files import atomic_file, checksum, decode_lines, open_binary, standard_output
+from mt.model.products import prepare
+from mt.pipelines.resumable import resumable_file
+from mt.pipelines.run_folder import RunFolder, load_model
+from mt.settings import Values
+from mt.workers import CAN_FORK
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +47,10 @@ class SearchRequest:
 
 
 def load_translator(request: SearchRequest) -> Translator:
-    """The translator that a request describes; raises `ModelError` when the models of an ensemble do not match."""
+    """The translator that a request describes, to be used in a `with` block.
+
+    On the CPU each thread becomes a process of its own.  Raises `ModelError` when models of an ensemble do not match.
+    """
     threads = request.threads or usable_threads()
     compute = choose(request.device, request.precision, threads, training=False)
     loaded = [load_model(path) for path in request.models]
@@ -51,13 +62,18 @@ def load_translator(request: SearchRequest) -> Translator:
                     f"{path} and {request.models[0]} have different tokenizers",
                     "an ensemble needs models trained with one tokenizer: mt train --tokenizer",
                 )
+    for each in loaded:
+        each.model.to(compute.device)
+        if not compute.on_cuda:
+            prepare(each.model, compute.precision)
     return Translator(
-        [each.model.to(compute.device) for each in loaded],
+        [each.model for each in loaded],
         first.tokenizers,
         search_config(first.decoding, request),
         compute,
         batch_tokens=request.batch_tokens,
         threads=threads,
+        workers=threads if CAN_FORK and not compute.on_cuda else 1,
     )
 
 
@@ -77,22 +93,51 @@ def translate(request: SearchRequest, files: list[Path], output: Path | None, fo
         raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
     with ExitStack() as stack:
         inputs = [(stack.enter_context(open_binary(path)), str(path)) for path in files]
-        translator = load_translator(request)
+        translator = stack.enter_context(load_translator(request))
+        lines: Iterator[str]
         if files:
-            windows = chunks(line for stream, name in inputs for line in text_lines(stream, name))
+            lines = (line for stream, name in inputs for line in text_lines(stream, name))
         else:
             # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
             # the thread that reads it, and that thread for input.
-            stream = open(os.dup(sys.stdin.fileno()), "rb")  # noqa: SIM115
-            windows = arriving_windows(text_lines(stream, "standard input"))
-        writing = stack.enter_context(atomic_file(output) if output else standard_output())
-        done = 0
-        for window in windows:
-            for translation in translator.translate(window, first_number=done + 1):
-                writing.write(as_json(translation) if form == "jsonl" else translation.text)
-                writing.write("\n")
-            writing.flush()
-            done += len(window)
+            reader = open(os.dup(sys.stdin.fileno()), "rb")  # noqa: SIM115
+            lines = text_lines(reader, "standard input")
+
+        def render(window: list[str], number: int) -> list[str]:
+            translations = translator.translate(window, first_number=number)
+            return [as_json(each) if form == "jsonl" else each.text for each in translations]
+
+        regular = output and (output.is_file() or not output.exists()) and all(path.is_file() for path in files)
+        if files and output and regular:
+            file = stack.enter_context(resumable_file(output, work_record(request, translator, files, form)))
+            for window in chunks(islice(lines, file.lines, None)):
+                file.write(render(window, file.lines + 1), full=len(window) == WINDOW)
+        else:
+            stream = stack.enter_context(atomic_file(output) if output else standard_output())
+            done = 0
+            for window in chunks(lines) if files else arriving_windows(lines):
+                stream.writelines(f"{line}\n" for line in render(window, done + 1))
+                stream.flush()
+                done += len(window)
+
+
+def work_record(request: SearchRequest, translator: Translator, files: list[Path], form: str) -> Values:
+    """All that a translation depends on; threads and batches decide over no more than sums in their last digits."""
+    return {
+        "model": [model_record(RunFolder(path)) for path in request.models],
+        "source": [checksum(path) for path in files],
+        "search": asdict(translator.config),
+        "device": str(translator.compute.device),
+        "precision": translator.compute.precision,
+        "window": WINDOW,
+        "format": form,
+        "versions": {"mt": __version__, "torch": torch.__version__},
+    }
+
+
+def model_record(run: RunFolder) -> Values:
+    files = [run.model, run.config, *sorted(run.path.glob("*.model"))]
+    return {path.name: checksum(path) for path in files}
 
 
 def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:

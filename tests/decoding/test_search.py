@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from mt.decoding import search as module
-from mt.decoding.search import Beams, Rules, SearchConfig, next_logits, search, settled, step
+from mt.decoding.search import (
+    Beams,
+    Rules,
+    SearchConfig,
+    best_sums,
+    next_logits,
+    search,
+    settled,
+    step,
+)
 from mt.errors import ConfigError
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
@@ -31,10 +40,12 @@ class TableState:
     beams: int = 0
 
     def with_past(self, beams, max_length):
-        return TableState(self.kinds, beams)
+        return TableState(self.kinds, 1)
 
-    def reorder(self, rows):
-        assert torch.equal(self.kinds.repeat_interleave(self.beams)[rows], self.kinds.repeat_interleave(self.beams))
+    def reorder(self, parents):
+        assert len(parents) == len(self.kinds)
+        assert parents.max() < self.beams
+        self.beams = parents.size(1)
 
     def select(self, sentences):
         self.kinds = self.kinds[sentences]
@@ -137,11 +148,12 @@ def assert_same(found, expected):
             assert one.score == pytest.approx(other.score, abs=1e-3)
 
 
-def rules(limits, forbidden=(BOS,), length_penalty=1.0, wanted=1):
+def rules(limits, forbidden=(BOS,), length_penalty=1.0, wanted=1, beams=2):
     return Rules(
         eos=EOS,
         forbidden=torch.tensor(forbidden),
         length_penalty=length_penalty,
+        beams=beams,
         wanted=wanted,
         limits=torch.tensor(limits),
         shortest_limit=min(limits),
@@ -193,7 +205,7 @@ def test_a_step_at_the_limit_of_one_sentence_ends_that_one_alone():
 
 def test_no_live_hypothesis_is_lost_to_one_that_ends():
     start = Beams.start(1, 2, BOS, torch.device("cpu"))
-    after = step(start, logs([[0.0, 0.5, 0.3, 0.2]] * 2).view(1, 2, 4), 0, rules([9]))
+    after = step(start, logs([[0.0, 0.5, 0.3, 0.2]]).view(1, 1, 4), 0, rules([9]))
     torch.testing.assert_close(after.scores, logs([0.3, 0.2]))
     assert after.tokens.tolist() == [[A, B_]]
     torch.testing.assert_close(after.ended, torch.tensor([[math.log(0.5), -math.inf]]))
@@ -203,6 +215,33 @@ def test_the_better_of_two_that_ended_stands_first():
     after = step(BEFORE, logs([[0.0, 0.1, 0.5, 0.4]] * 2, [[0.0, 0.9, 0.05, 0.05]] * 2), 1, rules([9, 9]))
     torch.testing.assert_close(after.ended[1], torch.tensor([math.log(0.5 * 0.9) / 2, math.log(0.3 * 0.9) / 2]))
     assert after.ended_lengths[1].tolist() == [2, 2]  # the one at -2.0 had to leave
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_search_that_takes_sentences_one_by_one_finds_the_same(device, monkeypatch, beam):
+    model, sentences = random_model(3, device), random_sentences(7)
+    limits = [2 * len(ids) + 3 for ids in sentences]
+    together = search_all([model], sentences, limits, device, beam=beam)
+    monkeypatch.setitem(module.CHUNK_ELEMENTS, device.type, 1)
+    assert_same(search_all([model], sentences, limits, device, beam=beam), together)
+
+
+@pytest.mark.parametrize("V", [1, 7, 64, 200, 1000])
+@pytest.mark.parametrize("K", [1, 5])
+def test_the_largest_sums_are_those_of_a_plain_sort(device, V, K):
+    generator = torch.Generator().manual_seed(V)
+    scores, logits = torch.randn(3, K, generator=generator), torch.randn(3, K, V, generator=generator)
+    logits[..., :2] = -math.inf
+    scores[1, 0] = -math.inf
+    sums = (scores[..., None] + logits).flatten(1)  # (B, K*V)
+    best, where = (each.cpu() for each in best_sums(scores.to(device), logits.to(device), 2 * K))
+    plain = sums.sort(descending=True).values[:, : 2 * K]
+    known = plain.size(1)  # where there are fewer sums than wanted
+    assert torch.equal(best[:, :known], plain)
+    assert (best[:, known:] == -math.inf).all()
+    found = best > -math.inf
+    assert torch.equal(sums.gather(1, where)[found], best[found])
+    assert all(len(set(row[real].tolist())) == int(real.sum()) for row, real in zip(where, found, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -118,11 +118,33 @@ def test_the_size_of_batches_changes_no_translation(translator, batch_tokens):
 
 def test_a_batch_keeps_to_its_budget_or_is_one_sentence(translator):
     sentences = [[4] * length for length in (3, 9, 1, 5, 2, 5, 30, 4)]
-    translator.batch_tokens = 10
-    batches = list(translator.batches(sentences))
+    batches = list(translator.batches(sentences, 10))
     assert sorted(i for batch in batches for i in batch) == list(range(8))
     longest_first = [[len(sentences[i]) for i in batch] for batch in batches]
     assert longest_first == [[30], [9], [5, 5], [4, 3], [2, 1]]
+
+
+def test_workers_translate_as_one_process_does(translator, model, tokenizer, monkeypatch):
+    monkeypatch.setattr(module, "SMALLEST_BATCH_TOKENS", 20)
+    lines = [f"{line} {word}" for line in LINES for word in ("now", "and then", "", "here")]
+    expected = translator.translate(lines)
+    with Translator([model], translator.tokenizers, translator.config, translator.compute, workers=2) as shared:
+        assert_same(shared.translate(lines[:1]), expected[:1])
+        assert not shared.workers.processes  # one line is not worth a process
+        assert_same(shared.translate(lines), expected)
+        assert shared.workers.processes
+        assert_same(shared.translate(lines[::-1]), expected[::-1])
+    assert not shared.workers.processes
+
+
+def test_each_worker_has_its_share_of_a_window(model, tokenizer, translator, monkeypatch):
+    monkeypatch.setattr(module, "SMALLEST_BATCH_TOKENS", 20)
+    shared = Translator([model], translator.tokenizers, translator.config, translator.compute, workers=3)
+    given = []
+    monkeypatch.setattr(shared.workers, "map", lambda batches: given.extend(batches) or [[] for _ in batches])
+    sentences = [[4] * 10] * 60
+    list(shared.results(sentences))
+    assert [len(batch) for batch in given] == [10] * 6  # two for each
 
 
 def test_a_line_that_is_too_long_is_cut_with_a_warning_that_names_it(translator, tokenizer, caplog, searched):

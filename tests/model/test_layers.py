@@ -81,7 +81,7 @@ def test_a_decoder_layer_equals_that_of_torch(device, norm_first):
     padded, bias = padding(device)
     later = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
     expected = original(x, memory, tgt_mask=later, memory_key_padding_mask=padded)
-    ours = layer(x, layer.cross_attention.keys_values(memory), bias, past=None, position=0)
+    ours = layer(x, layer.cross_attention.keys_values(memory), bias)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -136,17 +136,29 @@ def test_a_target_token_changes_no_earlier_logits(changed):
 def test_reordered_rows_go_on_from_the_rows_they_copy(device):
     model, source, mask = random_model(device=device), random_ids(B, S, device), MASK.to(device)
     state, target = model.encode(source, mask).with_past(K, T), random_ids(B * K, T, device, seed=9)
-    rows = torch.tensor([2, 2, 0, 3, 5, 4], device=device)  # beams of their own sentence
+    parents = torch.tensor([[2, 2, 0], [0, 2, 1]], device=device)
+    rows = torch.tensor([2, 2, 0, 3, 5, 4], device=device)  # the same, numbered through
     token_by_token(model, target[:, :2], state)
-    state.reorder(rows)
+    state.reorder(parents)
     first = model.decode(target[:, 2:3], state)
-    state.reorder(rows)  # a second time: the spare buffers have changed places
+    state.reorder(parents)
     second = model.decode(target[:, 3:], state)
     read = torch.cat((target[rows, :2], target[:, 2:3]), dim=1)
     read = torch.cat((read[rows], target[:, 3:]), dim=1)  # (N, T): what each row has read in the end
     repeated = model.encode(source.repeat_interleave(K, 0), mask.repeat_interleave(K, 0))
     close(second, model.decode(read, repeated)[:, 3:])
     close(first, model.decode(torch.cat((target[rows, :2], target[:, 2:3]), dim=1), repeated)[:, 2:])
+
+
+def test_beams_may_begin_as_one(device):
+    model, source, mask = random_model(device=device), random_ids(B, S, device), MASK.to(device)
+    state, target = model.encode(source, mask).with_past(K, T), random_ids(B * K, T, device, seed=9)
+    target[:, 0] = 3  # what all beams have read at first
+    model.decode(target[::K, :1], state)
+    state.reorder(torch.zeros((B, K), dtype=torch.long, device=device))
+    rest = token_by_token(model, target[:, 1:], state)
+    repeated = model.encode(source.repeat_interleave(K, 0), mask.repeat_interleave(K, 0))
+    close(rest, model.decode(target, repeated)[:, 1:])
 
 
 @pytest.mark.parametrize("kept", [[1], [0], [2, 0], [2, 1, 0]])

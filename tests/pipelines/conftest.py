@@ -63,10 +63,11 @@ def run_here(*arguments: object, stdin: bytes = b"", with_cuda: bool = False) ->
         patch.setattr(sys, "stdin", io.TextIOWrapper(read))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        patch.setattr(cli, "STARTED", time.monotonic())
+        patch.setattr(cli.runs, "STARTED", time.monotonic())
         if not with_cuda:
             patch.setattr(torch.cuda, "is_available", lambda: False)
-        patch.setattr(cli, "STATE", dict(cli.STATE))
+        for name, value in cli.STATE.items():
+            patch.setitem(cli.STATE, name, value)  # to be put back
         try:
             with pytest.raises(SystemExit) as ended:
                 cli.main()

@@ -1,16 +1,19 @@
 """`mt translate` as a whole: lines in, as many lines out, from files and streams; what it says of damaged models."""
 
 import json
+import os
 import re
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from mt.errors import ExitCode
+from mt.errors import ExitCode, Interrupted
 from mt.pipelines import translate as pipeline
 
 LINES = b"one two three\nfour five six seven\neight\n"
@@ -185,6 +188,125 @@ def test_output_appears_whole_under_its_name(mt, trained, corpus, monkeypatch, t
     assert output.read_text() == mt("translate", "--model", trained, corpus / "test.en", *flags).out
 
 
+@pytest.fixture
+def interrupted(mt, trained, corpus, monkeypatch, tmp_path):
+    """Translates test.en in windows of 8 lines, and is stopped in the second; what else is given are flags."""
+    monkeypatch.setattr(pipeline, "WINDOW", 8)
+    translate_window = pipeline.Translator.translate
+
+    def stopping(self, lines, first_number=1):
+        if first_number == 9:
+            raise Interrupted("stopped")
+        return translate_window(self, lines, first_number)
+
+    def translated(*flags):
+        arguments = ["translate", "--model", trained, corpus / "test.en", "--beam", 1, "--threads", 1, *flags]
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline.Translator, "translate", stopping)
+            stopped = mt(*arguments, "--output", tmp_path / "out")
+        return stopped, lambda *more: mt(*arguments, *more, "--output", tmp_path / "out")
+
+    return translated
+
+
+def test_an_interrupted_file_goes_on_with_the_window_it_stopped_in(interrupted, mt, trained, corpus, tmp_path):
+    stopped, again = interrupted()
+    assert (stopped.code, stopped.out) == (ExitCode.INTERRUPTED, "")
+    assert stopped.err.endswith("hint:  8 lines are done; the same command goes on from there\n")
+    partial = (tmp_path / "out.partial").read_text()
+    assert partial.count("\n") == 8
+    (tmp_path / "out.partial").write_text(partial + "half a li")  # what a crash may leave
+    outcome = again()
+    assert (outcome.code, outcome.out) == (0, "")
+    assert f"going on after line 8, where {tmp_path / 'out.partial'} ends" in outcome.err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    whole = mt("translate", "--model", trained, corpus / "test.en", "--beam", 1, "--threads", 1).out
+    assert (tmp_path / "out").read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ("search", "8 lines in PARTIAL are dropped (other search): starting anew"),
+        ("test.en", "8 lines in PARTIAL are dropped (other source): starting anew"),
+        ("model.safetensors", "8 lines in PARTIAL are dropped (other model): starting anew"),
+        ("tokenizer.model", "8 lines in PARTIAL are dropped (other model): starting anew"),
+        ("config.json", "8 lines in PARTIAL are dropped (other model): starting anew"),
+        ("record", "PARTIAL.json is damaged: starting anew"),
+        ("partial", "8 lines in PARTIAL are dropped (lines are missing): starting anew"),
+    ],
+)
+def test_what_was_begun_otherwise_is_begun_anew(interrupted, tmp_path, change, warning, monkeypatch):
+    _, again = interrupted()
+    flags = []
+    if change == "search":
+        flags = ["--length-penalty", 0.5]
+    elif change == "record":
+        (tmp_path / "out.partial.json").write_text("{")
+    elif change == "partial":
+        (tmp_path / "out.partial").write_text("short")
+    else:
+        checksum = pipeline.checksum
+        monkeypatch.setattr(pipeline, "checksum", lambda path: "other" if path.name == change else checksum(path))
+    outcome = again(*flags)
+    assert outcome.code == 0, outcome.err
+    assert "warning: " + warning.replace("PARTIAL", str(tmp_path / "out.partial")) in outcome.err
+    assert (tmp_path / "out").read_text().count("\n") == 20
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_cannot_be_gone_on_with_voids_what_was_noted_of_an_earlier_one(
+    interrupted, mt, trained, tmp_path
+):
+    interrupted()
+    flags = ["--model", trained, "--beam", 1, "--threads", 1, "--output", tmp_path / "out"]
+    assert mt("translate", *flags, stdin=LINES).code == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_pipe_is_read_once_however_many_windows_it_holds(mt, trained, corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "WINDOW", 400)
+    text = (corpus / "test.en").read_bytes() * 400  # more than a pipe holds
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(text,))
+    writer.start()
+    flags = ["--model", trained, "--beam", 1, "--threads", 1, "--output", tmp_path / "out"]
+    outcome = mt("translate", *flags, pipe)
+    writer.join()
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "out").read_bytes().count(b"\n") == text.count(b"\n")
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_ends_workers_at_once(start_mt, trained, corpus, tmp_path, signals):
+    (tmp_path / "text").write_bytes((corpus / "train.en").read_bytes() * 200)
+    flags = ["--threads", 2, "--output", tmp_path / "out"]
+    process = start_mt("translate", "--model", trained, tmp_path / "text", *flags)
+    wait_until(lambda: len(children_of(process.pid)) == 2)
+    workers = children_of(process.pid)
+    for _ in range(signals):
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == ExitCode.INTERRUPTED
+    assert b"Traceback" not in process.stderr.read()
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Return once `condition` holds: other processes start, end and are reaped when the system gets round to it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {seconds} seconds"
+        time.sleep(0.02)
+
+
+def children_of(process: int) -> list[int]:
+    try:
+        return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+    except FileNotFoundError:
+        return []
+
+
 def test_a_file_that_cannot_be_read_leaves_the_earlier_output(mt, trained, tmp_path):
     (tmp_path / "output").write_text("earlier")
     outcome = mt("translate", "--model", trained, tmp_path / "absent", "--output", tmp_path / "output")
@@ -324,6 +446,25 @@ def test_an_absent_device_is_a_device_error(translate):
 def test_tf32_is_not_a_precision_of_the_cpu(translate):
     outcome = translate(LINES, "--device", "cpu", "--precision", "tf32")
     assert outcome.code == ExitCode.DEVICE
+
+
+def test_int8_translates_about_as_float32_does(mt, trained, corpus):
+    exact, rounded = (
+        mt("translate", "--model", trained, corpus / "train.en", "--device", "cpu", "--precision", precision)
+        for precision in ("fp32", "int8")
+    )
+    assert rounded.code == 0, rounded.err
+    lines, others = translations_of(exact), translations_of(rounded)
+    assert len(others) == len(lines) == 300
+    assert sum(one == other for one, other in zip(lines, others, strict=True)) > 200
+
+
+def test_int8_is_not_a_precision_to_train_in(mt, corpus, tmp_path):
+    files = (corpus / "train.en", corpus / "train.de")
+    outcome = mt("train", "--train", *files, "--output", tmp_path / "run", "--device", "cpu", "--precision", "int8")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--precision int8 is none of auto, fp32, tf32, bf16\n" in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_can_be_moved(mt, run, trained, tmp_path):

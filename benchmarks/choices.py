@@ -1,0 +1,79 @@
+"""Puts finished runs side by side by their scores on validation text: what `auto` chooses is chosen by such runs.
+
+The runs differ in what is to be chosen and are alike in the rest, the time that they would take included.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from measured import circumstances
+from train import Failure, provenance, training_figures
+
+from mt.errors import MTError
+from mt.files import write_json
+from mt.model.config import PRESETS
+from mt.pipelines.run_folder import RunFolder
+
+PACKAGES = ("torch", "sentencepiece", "sacrebleu", "numpy")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished run folders")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args()
+
+
+def result(path: Path) -> dict[str, Any]:
+    """How a run was made, and the best of its validations."""
+    run = RunFolder(path)
+    made, figures = provenance(run), training_figures(run)
+    recipe = made["run_toml"]
+    validations = figures["validation"] + ([figures["averaged"]] if figures["averaged"] else [])
+    best = max(validations, key=lambda each: each["bleu"])
+    return {
+        "preset": preset_of(recipe["model"]),
+        "dropout": recipe["model"]["dropout"],
+        "tokenizer": recipe["tokenizer"]["type"],
+        "precision": recipe["training"]["precision"],
+        "seed": made["seed"],
+        "steps": figures["steps"],
+        "batch_tokens": recipe["data"]["batch_tokens"],
+        "best": {key: best[key] for key in ("loss", "bleu", "chrf")},
+        "training": figures,
+        "run": made,
+    }
+
+
+def preset_of(model: dict[str, Any]) -> str:
+    names = [name for name, shape in PRESETS.items() if all(model[key] == value for key, value in shape.items())]
+    return names[0] if names else "other"
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    rows = [
+        f"{'preset':<7} {'dropout':>7} {'tokenizer':<9} {'precision':<9} {'seed':>4} {'updates':>8} {'val BLEU':>9}"
+    ]
+    rows += [
+        f"{each['preset']:<7} {each['dropout']:>7} {each['tokenizer']:<9} {each['precision']:<9} {each['seed']:>4}"
+        f" {each['steps']:>8,} {each['best']['bleu']:>9.2f}"
+        for each in results
+    ]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    options = arguments()
+    results = [result(path) for path in options.runs]
+    write_json(options.output, circumstances(PACKAGES) | {"what": "choices", "results": results})
+    print(f"wrote {options.output}", file=sys.stderr)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Failure, MTError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,48 @@
+"""`mt bench`: how fast this machine is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mt.cli.options import (
+    Assignments,
+    Device,
+    Preset,
+    TextOrJson,
+    Threads,
+    TrainingPrecision,
+    add_assignments,
+    one_of,
+    print_result,
+)
+
+
+def train(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder whose text and recipe are used; none: made-up sentences.")
+    ] = None,
+    preset: Preset = None,
+    vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=5, help="Pieces of made-up sentences.")] = 32_000,
+    updates: Annotated[int, typer.Option(min=0, help="Updates of a repetition; 0: 4 on the CPU, 20 on CUDA.")] = 0,
+    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")] = 5,
+    form: TextOrJson = "text",
+    device: Device = "auto",
+    precision: TrainingPrecision = "auto",
+    threads: Threads = 0,
+    assignments: Assignments = None,
+) -> None:
+    """Train for a moment: target tokens a second, memory, and the share of what matrix products alone reach here."""
+    one_of(form, ("text", "json"), "--format")
+    from mt.pipelines.bench import TrainBench, as_text
+    from mt.pipelines.bench import bench_train as run_bench
+    from mt.pipelines.recipe import Settings
+
+    settings = Settings()
+    training = {"device": device, "precision": precision, "threads": threads or "auto"}
+    settings.add({"model": {"preset": preset} if preset else {}, "training": training}, "command line")
+    add_assignments(settings, assignments)
+    record = run_bench(
+        TrainBench(settings=settings, run=run, vocabulary=vocabulary_size, updates=updates, repetitions=repetitions)
+    )
+    print_result(record if form == "json" else as_text(record))

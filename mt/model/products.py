@@ -1,0 +1,75 @@
+"""Products with weights, made ready for translating on the CPU: packed for oneDNN, in float32 or in 8-bit integers.
+
+`prepare` puts these modules in place of a model's linear layers.  Training knows nothing of them: they have no
+gradient.
+
+Shapes: any leading dimensions, I inputs, O outputs.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from mt.errors import DeviceError
+from mt.model.transformer import Transformer
+
+ROWS = 256  # for which oneDNN lays out a packed weight; it multiplies any number of rows
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` in float32 over a weight laid out for oneDNN: faster than what PyTorch calls for plain weights."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weight is 8-bit integers with a scale for each output.
+
+    Its input is rounded to 8 bits too, by one scale for all rows of a call, and what it returns is float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weight = weight.detach()
+        scales = weight.abs().amax(1).clamp(min=1e-12) / 127  # (O,)
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch means to move this function some day
+            quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        # Without these instructions sums of full 8-bit products do not fit into 16 bits: inputs get 7 bits there.
+        self.reduce_range = not torch.cpu._is_vnni_supported()
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+
+
+def prepare(model: Transformer, precision: str) -> None:
+    """Let the model multiply by what is fastest on the CPU in this precision; its linear layers are given up.
+
+    Raises `DeviceError` where PyTorch cannot multiply 8-bit integers.
+    """
+    kind: type[nn.Module]
+    if precision == "int8":
+        if "onednn" not in torch.backends.quantized.supported_engines:
+            raise DeviceError("this build of PyTorch has no int8 products (oneDNN)", "use --precision fp32")
+        torch.backends.quantized.engine = "onednn"
+        kind = Int8Linear
+    elif precision == "fp32" and torch.backends.mkldnn.is_available():
+        kind = PackedLinear
+    else:
+        return
+    model.projection = kind(model.output_weight, None)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, kind(child.weight, child.bias))

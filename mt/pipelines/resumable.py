@@ -1,0 +1,104 @@
+"""A text file that is written in windows, and goes on where an interrupted command stopped.
+
+Beside `FILE.partial` stands `FILE.partial.json`, which says after each full window how much is done, and of which
+work.  The same command run again keeps that much and does the rest, in the same windows: the file is the same.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mt.errors import MTError
+from mt.files import RECORD, flush_to_disk, read_json, write_json, writing_error
+from mt.settings import Values
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ResumableFile:
+    """The file `path` while it is written; `lines` are done, of which `recorded` survive a crash."""
+
+    path: Path
+    work: Values  # all that the text depends on
+    lines: int = 0
+    recorded: int = 0
+
+    def __post_init__(self) -> None:
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.record = self.path.with_name(self.path.name + RECORD)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        done = self.earlier()
+        if not done:
+            self.record.unlink(missing_ok=True)  # first, so that it never speaks of another file
+        self.stream = open(self.partial, "r+b" if done else "wb")  # noqa: SIM115 (until close)
+        self.stream.truncate(done)
+        self.stream.seek(done)
+
+    def earlier(self) -> int:
+        """The bytes that are there already and stay."""
+        if not (self.partial.is_file() and self.record.is_file()):
+            return 0
+        try:
+            record = read_json(self.record)
+            lines, size, work = int(record["lines"]), int(record["bytes"]), dict(record["work"])
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s is damaged: starting anew", self.record)
+            return 0
+        different = [key for key in self.work if work.get(key) != self.work[key]]
+        if different or self.partial.stat().st_size < size:
+            why = f"other {', '.join(different)}" if different else "lines are missing"
+            logger.warning("%s lines in %s are dropped (%s): starting anew", f"{lines:,}", self.partial, why)
+            return 0
+        self.lines = self.recorded = lines
+        logger.info("going on after line %s, where %s ends", f"{lines:,}", self.partial)
+        return size
+
+    def write(self, lines: list[str], *, full: bool) -> None:
+        """Add a window of lines; a full one is recorded, as more may follow."""
+        self.stream.write("".join(f"{line}\n" for line in lines).encode())
+        self.stream.flush()
+        self.lines += len(lines)
+        if full:
+            os.fsync(self.stream.fileno())
+            write_json(self.record, {"work": self.work, "lines": self.lines, "bytes": self.stream.tell()})
+            self.recorded = self.lines
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        os.replace(self.partial, self.path)
+        self.record.unlink(missing_ok=True)
+        flush_to_disk(self.path.parent)
+
+
+@contextmanager
+def resumable_file(path: Path, work: Values) -> Iterator[ResumableFile]:
+    """A block that writes a file; what a failure leaves recorded stays, and the error says that it does.
+
+    Raises `DataError` when the disk is full or the place cannot be written.
+    """
+    file = None
+    try:
+        try:
+            file = ResumableFile(path, work)
+            yield file
+            file.finish()
+        except OSError as error:
+            if file and not file.recorded:
+                with suppress(OSError):
+                    file.partial.unlink(missing_ok=True)
+            raise writing_error(path, error) from error
+    except MTError as error:
+        if file and file.recorded:
+            kept = f"{file.recorded:,} lines are done; the same command goes on from there"
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        raise
+    finally:
+        if file:
+            with suppress(OSError):
+                file.stream.close()

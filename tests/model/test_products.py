@@ -1,0 +1,72 @@
+"""Products made ready for translating against PyTorch's plain ones."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from mt.model.config import ModelConfig
+from mt.model.products import Int8Linear, PackedLinear, prepare
+from mt.model.transformer import Transformer
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    config = ModelConfig(
+        source_vocabulary=90, target_vocabulary=90, share_embeddings=True, width=32, heads=4, feed_forward=48,
+        encoder_layers=2, decoder_layers=2, max_positions=20,
+    )  # fmt: skip
+    return Transformer(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 5, 3), (700, 3)])
+def test_packed_products_are_the_plain_ones(shape, bias):
+    plain = nn.Linear(3, 130, bias=bias)
+    packed = PackedLinear(plain.weight, plain.bias)
+    x = torch.randn(shape)
+    torch.testing.assert_close(packed(x), plain(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (2, 5, 16)])
+def test_products_of_8_bits_are_exact_where_8_bits_are_enough(shape):
+    """Weights that are multiples of an output's largest / 127, and inputs that are multiples of a range / 255."""
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randint(-127, 128, (10, 16), generator=generator).float()
+    weight[:, 0] = 127
+    weight *= torch.arange(1, 11)[:, None] / 100  # a scale for each output
+    bias = torch.randn(10, generator=generator)
+    x = torch.randint(-63, 65, shape, generator=generator).float()
+    x[..., 0], x[..., 1] = -127, 128
+    torch.testing.assert_close(Int8Linear(weight, bias)(x), x @ weight.T + bias, atol=2e-2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_products_of_8_bits_are_about_right_elsewhere(monkeypatch, vnni):
+    """Without VNNI a bit less of the input is used: an error twice as large, on this processor too."""
+    if vnni and not torch.cpu._is_vnni_supported():
+        pytest.skip("this processor has no VNNI")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    torch.manual_seed(3)
+    plain, x = nn.Linear(256, 300), torch.randn(40, 256)
+    error = Int8Linear(plain.weight, plain.bias)(x) - plain(x)
+    assert error.norm() < 0.02 * plain(x).norm()
+
+
+def test_a_row_of_zeros_has_a_scale():
+    assert Int8Linear(torch.zeros(4, 8), None)(torch.ones(2, 8)).tolist() == [[0.0] * 4] * 2
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-4), ("int8", 0.3), ("bf16", 0.0)])
+def test_a_prepared_model_computes_what_it_did(model, precision, error):
+    source, target = torch.randint(4, 90, (3, 9)), torch.randint(4, 90, (3, 7))
+    expected = model.decode(target, model.encode(source))
+    ready = deepcopy(model)
+    prepare(ready, precision)
+    logits = ready.decode(target, ready.encode(source))
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, atol=error * float(expected.std()), rtol=0)
+    left = [name for name, module in ready.named_modules() if isinstance(module, nn.Linear)]
+    assert bool(left) == (precision == "bf16")
