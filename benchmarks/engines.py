@@ -68,9 +68,7 @@ class Mt:
     def translate(self, lines: list[str]) -> Output:
         translations = self.translator.translate(lines)
         best = [translation.hypotheses[0] for translation in translations]
-        # With a length penalty of 1 the two scores of a hypothesis differ by its length.
-        tokens = sum(round(each.score / each.normalized_score) for each in best)
-        return Output([each.text for each in best], tokens)
+        return Output([each.text for each in best], sum(each.tokens for each in best))
 
     def details(self) -> dict[str, Any]:
         return {"batch_tokens": self.translator.batch_tokens, "precision": self.translator.compute.precision}

@@ -18,7 +18,7 @@ from workers import Failure, Worker, running
 from mt.errors import MTError
 from mt.files import write_json
 from mt.model.cost import weight_products
-from mt.pipelines.bench import Work, matrix_rate
+from mt.pipelines.bench_train import Work, matrix_rate
 
 PACKAGES = ("torch", "transformers", "sentencepiece", "numpy")
 

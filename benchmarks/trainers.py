@@ -26,7 +26,7 @@ from workers import peak_memory, serve
 from mt.corpus.batching import BatchSampler, pad_rows
 from mt.model.config import ModelConfig
 from mt.model.positions import sinusoids
-from mt.pipelines.bench import Work, run_work, training_of
+from mt.pipelines.bench_train import Work, run_work, training_of
 from mt.pipelines.recipe import Settings
 
 DROPOUT = 0.1

@@ -47,6 +47,7 @@ COMMANDS = {
     "export": "--to --output --weights",
     "bench": "",
     "bench train": f"--preset --vocab-size --updates --repetitions --format --set {DEVICE}",
+    "bench translate": f"--model --repetitions --format {SEARCH} {DEVICE}",
     "demo": "--output",
 }
 

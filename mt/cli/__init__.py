@@ -38,6 +38,7 @@ tokenizer_app.command("train")(tokenizer.train)
 tokenizer_app.command("encode")(tokenizer.encode)
 tokenizer_app.command("decode")(tokenizer.decode)
 bench_app.command("train")(bench.train)
+bench_app.command("translate")(bench.translate)
 
 
 def version(value: bool) -> None:

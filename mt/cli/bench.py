@@ -7,8 +7,14 @@ import typer
 
 from mt.cli.options import (
     Assignments,
+    BatchTokens,
+    Beam,
     Device,
+    LengthPenalty,
+    Models,
+    Precision,
     Preset,
+    Repetitions,
     TextOrJson,
     Threads,
     TrainingPrecision,
@@ -25,7 +31,7 @@ def train(
     preset: Preset = None,
     vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=5, help="Pieces of made-up sentences.")] = 32_000,
     updates: Annotated[int, typer.Option(min=0, help="Updates of a repetition; 0: 4 on the CPU, 20 on CUDA.")] = 0,
-    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")] = 5,
+    repetitions: Repetitions = 5,
     form: TextOrJson = "text",
     device: Device = "auto",
     precision: TrainingPrecision = "auto",
@@ -34,15 +40,39 @@ def train(
 ) -> None:
     """Train for a moment: target tokens a second, memory, and the share of what matrix products alone reach here."""
     one_of(form, ("text", "json"), "--format")
-    from mt.pipelines.bench import TrainBench, as_text
-    from mt.pipelines.bench import bench_train as run_bench
+    from mt.pipelines.bench_train import TrainBench, as_text, bench_train
     from mt.pipelines.recipe import Settings
 
     settings = Settings()
     training = {"device": device, "precision": precision, "threads": threads or "auto"}
     settings.add({"model": {"preset": preset} if preset else {}, "training": training}, "command line")
     add_assignments(settings, assignments)
-    record = run_bench(
+    record = bench_train(
         TrainBench(settings=settings, run=run, vocabulary=vocabulary_size, updates=updates, repetitions=repetitions)
     )
+    print_result(record if form == "json" else as_text(record))
+
+
+def translate(
+    model: Models,
+    file: Annotated[Path, typer.Argument(help="Text to translate, best some hundred lines.")],
+    beam: Beam = None,
+    length_penalty: LengthPenalty = None,
+    batch_tokens: BatchTokens = None,
+    repetitions: Repetitions = 5,
+    form: TextOrJson = "text",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Translate a text some times over: sentences and tokens a second, latency of single lines, memory, traffic."""
+    one_of(form, ("text", "json"), "--format")
+    from mt.pipelines.bench_translate import TranslateBench, as_text, bench_translate
+    from mt.pipelines.translate import SearchRequest
+
+    request = SearchRequest(
+        models=model, beam=beam, length_penalty=length_penalty, batch_tokens=batch_tokens,
+        device=device, precision=precision, threads=threads,
+    )  # fmt: skip
+    record = bench_translate(TranslateBench(search=request, source=file, repetitions=repetitions))
     print_result(record if form == "json" else as_text(record))

@@ -27,6 +27,7 @@ TextOrJson = Annotated[str, typer.Option("--format", help="text or json.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of mt train --show-config.")
 ]
+Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Sentences x longest source in a batch.")]
 
 

@@ -26,11 +26,12 @@ SMALLEST_BATCH_TOKENS = 128  # that a worker is bothered with
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """A hypothesis as text: the sum of its log-probabilities in nats, and the score it is ranked by."""
+    """A hypothesis as text: the sum of its log-probabilities in nats, the score it is ranked by, its target tokens."""
 
     text: str
     score: float
     normalized_score: float
+    tokens: int  # `</s>` counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Translator:
         for batch, results in self.results(sentences):
             for i, hypotheses in zip(batch, results, strict=True):
                 found[texts[i]] = hypotheses
-        nothing = [ScoredText("", 0.0, 0.0)]
+        nothing = [ScoredText("", 0.0, 0.0, 0)]
         return [Translation(line, found.get(line, nothing)) for line in lines]
 
     def fit(self, ids: list[int], number: int) -> list[int]:
@@ -157,4 +158,5 @@ class Translator:
         return [[self.as_text(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     def as_text(self, hypothesis: Hypothesis) -> ScoredText:
-        return ScoredText(self.target_tokenizer.decode(hypothesis.ids), hypothesis.score, hypothesis.normalized_score)
+        text = self.target_tokenizer.decode(hypothesis.ids)
+        return ScoredText(text, hypothesis.score, hypothesis.normalized_score, len(hypothesis.ids) + 1)

@@ -80,7 +80,7 @@ def test_empty_and_white_lines_give_empty_translations_without_a_search(translat
     white = ["", " ", "\t  ", "\u3000", "\r", "\u2028", "\x0c"]
     found = translator.translate(white)
     assert [translation.source for translation in found] == white
-    assert all(translation.hypotheses == [ScoredText("", 0.0, 0.0)] for translation in found)
+    assert all(translation.hypotheses == [ScoredText("", 0.0, 0.0, 0)] for translation in found)
     assert [translation.text for translation in found] == [""] * len(white)
     assert searched == []
 
@@ -189,7 +189,7 @@ def test_special_ids_but_the_end_are_forbidden(translator, tokenizer, searched):
 def test_a_translation_never_contains_a_line_break(translator, tokenizer, monkeypatch):
     ids = tokenizer.encode(["a\nb\rc\u2028d\x85e"])[0]
     monkeypatch.setattr(module, "search", lambda *arguments, **settings: [[Hypothesis(ids, -2.0, -1.0)]])
-    assert translator.translate(["a cat"])[0].hypotheses == [ScoredText("a b c d e", -2.0, -1.0)]
+    assert translator.translate(["a cat"])[0].hypotheses == [ScoredText("a b c d e", -2.0, -1.0, len(ids) + 1)]
 
 
 WEIRD = {

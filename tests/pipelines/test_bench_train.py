@@ -1,4 +1,4 @@
-"""`mt bench`: on made-up sentences and on a run's text; what it reports, not how fast anything is."""
+"""`mt bench train`: on made-up sentences and on a run's text; what it reports, not how fast anything is."""
 
 import json
 
@@ -9,7 +9,7 @@ from mt.corpus.encoded import EncodedCorpus
 from mt.device import Compute
 from mt.model.config import ModelConfig
 from mt.model.cost import weight_products
-from mt.pipelines.bench import MADE_UP_SPECIALS, matrix_rate, write_made_up
+from mt.pipelines.bench_train import MADE_UP_SPECIALS, matrix_rate, write_made_up
 
 SHAPE = [
     word
@@ -21,7 +21,7 @@ SHORT = ["--updates", 2, "--repetitions", 2, "--threads", 1, "--device", "cpu", 
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch):
-    monkeypatch.setattr("mt.pipelines.bench.PRODUCT_SECONDS", 1e-3)
+    monkeypatch.setattr("mt.pipelines.measuring.CALL_SECONDS", 1e-3)
 
 
 def test_made_up_sentences_are_trained_on_and_measured(mt):
@@ -77,7 +77,7 @@ def test_the_rate_of_products_is_operations_a_second(device, monkeypatch):
         source_vocabulary=9, target_vocabulary=9, share_embeddings=True, width=4, heads=2, feed_forward=6,
         encoder_layers=1, decoder_layers=1,
     )  # fmt: skip
-    monkeypatch.setattr("mt.pipelines.bench.seconds_of", lambda call, compute: call() is None or 1e-3)
+    monkeypatch.setattr("mt.pipelines.bench_train.seconds_of", lambda call, compute: call() is None or 1e-3)
     products = weight_products(config, 10, 10)
     flops = 3 * sum(product.flops for product in products)
     calls = 3 * sum(product.count for product in products)

@@ -1,11 +1,11 @@
-"""`mt bench`: how fast this machine trains, and how near that is to what its matrix products reach."""
+"""`mt bench train`: how fast this machine trains, and how near that is to what its matrix products reach."""
 
 import logging
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.tokenizer import Specials
 from mt.device import Compute
 from mt.model.cost import TRAINING_PRODUCTS, Product, training_flops, weight_products
+from mt.pipelines.measuring import device_name, seconds_of, spread
 from mt.pipelines.prepare import Texts, complete_recipe, read_or_encode
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.resume import OF_THE_MACHINE
@@ -34,7 +35,6 @@ MEAN_TOKENS, LENGTH_SPREAD, SIDE_SPREAD = 25, 0.5, 0.15
 MADE_UP_SPECIALS = Specials(pad=0, bos=1, eos=2, unk=3)
 PAIRS = {"cpu": 100_000, "cuda": 1_000_000}  # that "auto" believes the made-up corpus to have
 UPDATES = {"cpu": 4, "cuda": 20}  # of a repetition, when nothing is said
-PRODUCT_SECONDS = 0.15  # for which each product of the step is repeated to learn its rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +141,7 @@ def measure(work: Work, request: TrainBench) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "batch_tokens": config.data.batch_tokens,
         "micro_batch_tokens": config.training.micro_batch_tokens,
-        "target_tokens_per_second": {"median": statistics.median(rates), "lowest": min(rates), "highest": max(rates)},
+        "target_tokens_per_second": spread(rates),
         "flops_per_second": flops,
         "matrix_flops_per_second": ceiling,
         "share_of_matrix_rate": flops / ceiling,
@@ -205,25 +205,6 @@ def matrix_rate(products: list[Product], compute: Compute) -> float:
             seconds += product.count * seconds_of(multiply, compute)
         flops += TRAINING_PRODUCTS * product.flops
     return flops / seconds
-
-
-def seconds_of(call: Callable[[], object], compute: Compute) -> float:
-    """The time of a call, repeated for a while; the first ones are not counted."""
-    at_a_time = 10 if compute.on_cuda else 1  # a GPU is not asked after each
-    for _ in range(2):
-        call()
-    compute.synchronize()
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < PRODUCT_SECONDS:
-        for _ in range(at_a_time):
-            call()
-        calls += at_a_time
-        compute.synchronize()
-    return (time.perf_counter() - started) / calls
-
-
-def device_name(compute: Compute) -> str:
-    return torch.cuda.get_device_name(compute.device) if compute.on_cuda else "cpu"
 
 
 def as_text(record: dict[str, Any]) -> str:
