@@ -7,6 +7,7 @@ log-probabilities in nats: larger is better.  A hypothesis is ranked by log-prob
 Shapes: B sentences, K beams, N = B*K rows, S source length, V vocabulary.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,10 @@ from mt.model.transformer import Transformer
 
 CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # log-probabilities that exist at a time
 ASK_EVERY = {"cpu": 1, "cuda": 8}  # steps between the questions whether sentences have finished, each a sync
+
+
+# Sentences: 1, 2 ... 8, 10, 12, 14, 16, 20 ...  Few sizes, as libraries prepare products anew for each number of rows.
+BATCH_SIZES = sorted({1, 2, 3} | {base << n for base in (4, 5, 6, 7) for n in range(20)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,6 +229,11 @@ class History:
         return found
 
 
+def batch_size_for(sentences: int) -> int:
+    """The least size of a batch that has room for so many."""
+    return BATCH_SIZES[bisect_left(BATCH_SIZES, sentences)] if sentences else 0
+
+
 def next_logits(models: Sequence[Transformer], tokens: Tensor, states: Sequence[DecoderState]) -> Tensor:
     """Float32 logits (N, V) of the next token; of several models, the logarithm of their mean probability."""
     logits = [model.decode(tokens, state)[:, -1].float() for model, state in zip(models, states, strict=True)]
@@ -247,7 +257,7 @@ def search(
     """The `config.nbest` best hypotheses of each source sentence, best first.
 
     `source` is (B, S) with `mask` True at real tokens, `limits` the most target tokens of each sentence.  Finished
-    sentences leave the batch when they are a quarter of it.
+    sentences leave as soon as the others fill a smaller batch of one of the `BATCH_SIZES`.
     """
     B, K, device = len(source), config.beam, source.device
     states = [model.encode(source, mask).with_past(K, max(limits)) for model in models]
@@ -272,12 +282,14 @@ def search(
         last = length + 1 == max(limits)
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
             done = beams.settled.cpu()  # sync
-            if last or int(done.sum()) * 4 >= len(done):
-                finished, rest = done.nonzero()[:, 0].to(device), (~done).nonzero()[:, 0].to(device)
-                found = history.hypotheses(beams, finished, config.nbest)
-                for sentence, hypotheses in zip(searching[done].tolist(), found, strict=True):
+            size = 0 if last else batch_size_for(int((~done).sum()))
+            if size < len(done):
+                order = done.int().argsort(stable=True)  # the unfinished first
+                rest, leaving = order[:size].to(device), order[size:].to(device)
+                found = history.hypotheses(beams, leaving, config.nbest)
+                for sentence, hypotheses in zip(searching[order[size:]].tolist(), found, strict=True):
                     results[sentence] = hypotheses
-                searching = searching[~done]
+                searching = searching[order[:size]]
                 if not len(searching):
                     break
                 beams = beams.select(rest)

@@ -5,6 +5,7 @@ together.  A line of white space only gives an empty translation.
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.tokenizer import Tokenizer
-from mt.decoding.search import Hypothesis, SearchConfig, search
+from mt.decoding.search import BATCH_SIZES, Hypothesis, SearchConfig, search
 from mt.device import Compute
 from mt.model.transformer import Transformer
 from mt.workers import Workers
@@ -127,14 +128,12 @@ class Translator:
 
     def batches(self, sentences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
         """Numbers of sentences that are searched together: the longest first, under the token budget."""
-        batch: list[int] = []
-        for i in sorted(range(len(sentences)), key=lambda i: -len(sentences[i])):
-            if batch and (len(batch) + 1) * len(sentences[batch[0]]) > batch_tokens:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
+        order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
+        while order:
+            most = max(1, batch_tokens // len(sentences[order[0]]))
+            size = BATCH_SIZES[bisect_right(BATCH_SIZES, most) - 1]
+            yield order[:size]
+            order = order[size:]
 
     def search(self, sentences: list[list[int]]) -> list[list[ScoredText]]:
         """The hypotheses of a batch of source ids, as text."""

@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
-        return self.outer(self.dropout(self.inner(x).relu()))
+        return self.outer(self.dropout(self.inner(x).relu_()))
 
 
 class Residual(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from mt import __version__
 from mt.decoding.search import SearchConfig
 from mt.decoding.translator import Translation, Translator
-from mt.device import choose, usable_threads
+from mt.device import choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, ModelError
 from mt.files import atomic_file, checksum, decode_lines, open_binary, standard_output
 from mt.model.products import prepare
@@ -53,6 +53,8 @@ def load_translator(request: SearchRequest) -> Translator:
     """
     threads = request.threads or usable_threads()
     compute = choose(request.device, request.precision, threads, training=False)
+    if not compute.on_cuda:
+        keep_freed_memory()
     loaded = [load_model(path) for path in request.models]
     first = loaded[0]
     for path, other in zip(request.models[1:], loaded[1:], strict=True):
