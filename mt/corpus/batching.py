@@ -29,6 +29,7 @@ class PackedSentences:
     lengths: Tensor  # (B,) real tokens of each sentence
     tokens: int  # their sum
     longest: int
+    seen: Tensor | None = None  # (1, M) 0 where a token's embedding is cut off, else 1; None: all are seen
 
     def to(self, device: torch.device) -> "PackedSentences":
         return replace(self, ids=moved(self.ids, device), lengths=moved(self.lengths, device))

@@ -15,10 +15,13 @@ from torch import Tensor
 class Packing:
     """Where B sentences lie in a row of M tokens; what is left at its end belongs to none of them."""
 
-    def __init__(self, lengths: Tensor, *, longest: int, tokens: int, row: int) -> None:
-        """`tokens` is the sum of `lengths` (B,) and `longest` their maximum: numbers that a GPU need not be asked."""
+    def __init__(self, lengths: Tensor, *, longest: int, tokens: int, row: int, seen: Tensor | None = None) -> None:
+        """`tokens` is the sum of `lengths` (B,) and `longest` their maximum: numbers that a GPU need not be asked.
+
+        `seen` (1, M) is 0 where a token has no embedding but its position's, else 1.
+        """
         B, device = len(lengths), lengths.device
-        self.sentences = B
+        self.sentences, self.seen = B, seen
         starts = lengths.cumsum(0) - lengths
         steps = torch.arange(longest, device=device)
         real = steps < lengths[:, None]  # (B, T)

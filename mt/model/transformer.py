@@ -60,7 +60,10 @@ class Transformer(nn.Module):
     def embed(self, table: nn.Embedding, ids: Tensor, start: int, packing: Packing | None) -> Tensor:
         """ids (N, T) that stand at positions from `start` on, or where a packing says -> (N, T, E)."""
         where = packing.positions if packing else slice(start, start + ids.size(1))
-        return self.dropout(table(ids) * self.config.width**0.5 + self.positions[where])
+        x = table(ids) * self.config.width**0.5
+        if packing and packing.seen is not None:
+            x = x * packing.seen[..., None]
+        return self.dropout(x + self.positions[where])
 
     def encode(self, source: Tensor, mask: Tensor | None = None, packing: Packing | None = None) -> DecoderState:
         """Read source ids (B, S), where `mask` (B, S) is True at real tokens (None: all are), or packed (1, M)."""

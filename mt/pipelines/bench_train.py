@@ -180,7 +180,7 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
             updater(parts, learning_rate(config.optimizer, step, None))
             source, target = work.corpus.source.lengths[indices], work.corpus.target.lengths[indices]
             source_tokens, target_tokens = source_tokens + int(source.sum()), target_tokens + int(target.sum())
-            flops += training_flops(config.model, source, target)
+            flops += config.training.passes * training_flops(config.model, source, target)
         compute.synchronize()
         yield Repetition(time.perf_counter() - started, source_tokens, target_tokens, flops)
 

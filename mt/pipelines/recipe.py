@@ -18,6 +18,7 @@ from mt.errors import ConfigError
 from mt.model.config import PRESETS, ModelConfig
 from mt.settings import AUTO, Values, auto, build, check_key, convert, defaults, plain
 from mt.training.config import TrainingConfig, ValidationConfig
+from mt.training.consistency import ALPHA, CUTOFF
 from mt.training.optimizer import OptimizerConfig
 
 
@@ -241,6 +242,8 @@ def resolve_training(settings: Settings, steps_per_epoch: int, compute: Compute,
         "device": compute.device.type,
         "precision": compute.precision,
         "threads": threads,
+        "consistency_alpha": ALPHA.get(given.get("consistency", ""), 0.0),
+        "cutoff": CUTOFF.get(given.get("consistency", ""), 0.0),
         "micro_batch_tokens": 32_768 if compute.on_cuda else 4_096,
         "validate_every_steps": every,
         "checkpoint_every_steps": every,

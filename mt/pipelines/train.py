@@ -33,6 +33,7 @@ from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Checkpoints, load_weights, save_tensors, weights
+from mt.training.consistency import Consistency
 from mt.training.loop import Trainer
 from mt.training.optimizer import make_optimizer
 from mt.training.update import Updater
@@ -173,12 +174,17 @@ def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None 
     use_fastest_kernel(model, compute)
     if not compute.on_cuda:
         keep_freed_memory()
+    training = config.training
+    consistency = None
+    if training.consistency != "off":
+        consistency = Consistency(method=training.consistency, alpha=training.consistency_alpha, cutoff=training.cutoff)
     return Updater(
         model,
         make_optimizer(model, config.optimizer),
         compute,
-        label_smoothing=config.training.label_smoothing,
+        label_smoothing=training.label_smoothing,
         gradient_clip=config.optimizer.gradient_clip,
+        consistency=consistency,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mt.errors import ConfigError
 from mt.settings import auto
+from mt.training.consistency import SHARES
 
 METRICS = ("bleu", "chrf", "loss")
 
@@ -19,6 +20,9 @@ class TrainingConfig:
     precision: str = auto()  # fp32 | tf32 | bf16
     threads: int = auto()  # of the CPU
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
+    consistency: str = "off"  # off | r-drop | simcut: two passes over each sentence are made to predict alike
+    consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
+    cutoff: float = auto()  # share of embeddings that the second pass does not see; auto: as published
     micro_batch_tokens: int = auto()  # target tokens computed at a time, or a little more; 0: a whole update
     log_every_steps: int = 50
     validate_every_steps: int = auto()
@@ -27,14 +31,22 @@ class TrainingConfig:
     keep_best: int = 3  # checkpoints, and how many of the best are averaged at the end
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "max_minutes", "micro_batch_tokens", "seed", "threads"):
+        for name in ("max_steps", "max_minutes", "consistency_alpha", "micro_batch_tokens", "seed", "threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is negative")
         for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is below 1")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"training.label_smoothing {self.label_smoothing} is not at least 0 and below 1")
+        for name in ("label_smoothing", "cutoff"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} {getattr(self, name)} is not at least 0 and below 1")
+        if self.consistency != "off" and self.consistency not in SHARES:
+            raise ConfigError(f"training.consistency {self.consistency} is none of off, {', '.join(SHARES)}")
+
+    @property
+    def passes(self) -> int:
+        """How often an update reads each of its sentences."""
+        return 1 if self.consistency == "off" else 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

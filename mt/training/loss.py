@@ -6,7 +6,9 @@ over.  Here logits exist for one chunk of tokens at a time, and their gradient i
 Shapes: M rows, of which the first are target tokens and the rest padding, E width, V vocabulary.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,34 +18,42 @@ from torch import Tensor
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 
-class ChunkedCrossEntropy(torch.autograd.Function):
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, unsmoothed, and of hidden (M, E), weight (V, E)
+
+
+class ForwardGradients(torch.autograd.Function):
+    """A loss of hidden (M, E) and weight (V, E) whose gradients are taken with it, in the forward pass.
+
+    `compute` is called with both and with the type that the factors of products have.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, compute: Callable[[Tensor, Tensor, torch.dtype], Gradients]
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):  # which would take the softmax in float32
+            loss, unsmoothed, *gradients = compute(hidden, weight, product_type)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(unsmoothed)
+        return loss, unsmoothed
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None
+
+
+def loss_and_gradients(
+    hidden: Tensor, weight: Tensor, product_type: torch.dtype, *, targets: Tensor, smoothing: float
+) -> Gradients:
     """See `label_smoothed_loss`.
 
     The gradient of the logits is softmax - (1 - smoothing) one-hot - smoothing / V.  Its last term is the same for all
     logits, so it is taken from the gradient's products, where it has rank one, and not from (tokens, V) numbers; so is
     the mean of the logits.
     """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        device = hidden.device.type
-        product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        with torch.autocast(device, enabled=False):  # which would take the softmax in float32
-            loss, unsmoothed, *gradients = loss_and_gradients(hidden, weight, targets, smoothing, product_type)
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(unsmoothed)
-        return loss, unsmoothed
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None
-
-
-def loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, product_type: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss, loss without smoothing, and the gradients of hidden and weight; factors of products are of one type."""
     size = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
     factor = weight.to(product_type)
     log_norm_sum = hidden.new_zeros((), dtype=torch.float32)
@@ -81,7 +91,7 @@ def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothi
     the sum without smoothing, for the eye only.
     Szegedy et al. 2016, section 7, as in Vaswani et al. 2017, section 5.4.
     """
-    return ChunkedCrossEntropy.apply(hidden, weight, targets, smoothing)
+    return ForwardGradients.apply(hidden, weight, partial(loss_and_gradients, targets=targets, smoothing=smoothing))
 
 
 def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -12,18 +12,28 @@ from mt.corpus.batching import Batch
 from mt.device import Compute
 from mt.model.packing import Packing
 from mt.model.transformer import Transformer
+from mt.training.consistency import Consistency, consistent_loss
 from mt.training.loss import label_smoothed_loss
 
 
-def batch_loss(model: Transformer, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Label-smoothed and plain cross-entropy of a batch, in nats summed over its real target tokens."""
+def batch_loss(
+    model: Transformer, batch: Batch, smoothing: float, consistency: Consistency | None = None
+) -> tuple[Tensor, Tensor]:
+    """The loss that is learned from and plain cross-entropy, in nats summed over a batch's real target tokens."""
+    if consistency:
+        hidden = last_hidden(model, consistency.twice(batch))
+        return consistent_loss(hidden, model.output_weight, batch.target, smoothing, consistency)
+    return label_smoothed_loss(last_hidden(model, batch), model.output_weight, batch.target, smoothing)
+
+
+def last_hidden(model: Transformer, batch: Batch) -> Tensor:
+    """What the last decoder layer makes of a batch's row of target tokens: (M, E)."""
     source, target = (
-        Packing(side.lengths, longest=side.longest, tokens=side.tokens, row=side.ids.size(1))
+        Packing(side.lengths, longest=side.longest, tokens=side.tokens, row=side.ids.size(1), seen=side.seen)
         for side in (batch.source, batch.target_input)
     )
     state = model.encode(batch.source.ids, packing=source)
-    hidden = model.hidden(batch.target_input.ids, state, target).flatten(0, 1)  # (M, E)
-    return label_smoothed_loss(hidden, model.output_weight, batch.target, smoothing)
+    return model.hidden(batch.target_input.ids, state, target).flatten(0, 1)
 
 
 @dataclass
@@ -35,6 +45,7 @@ class Updater:
     compute: Compute
     label_smoothing: float
     gradient_clip: float  # largest norm of the gradient of the loss per token; 0: no clipping
+    consistency: Consistency | None = None
 
     def __call__(self, parts: list[Batch], learning_rate: float) -> Tensor:
         """Follow the gradient of the loss per target token of `parts` together.
@@ -47,7 +58,7 @@ class Updater:
         total = torch.zeros((), device=self.compute.device)
         for part in parts:
             with self.compute.autocast():
-                loss, unsmoothed = batch_loss(self.model, part, self.label_smoothing)
+                loss, unsmoothed = batch_loss(self.model, part, self.label_smoothing, self.consistency)
             (loss / tokens).backward()
             total += unsmoothed
         if self.gradient_clip:

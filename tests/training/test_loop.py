@@ -73,6 +73,7 @@ def make_trainer(
     training = {
         "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": micro_batch_tokens,
         "validate_every_steps": 5, "checkpoint_every_steps": 5, "log_every_steps": 1,
+        "consistency_alpha": 0.0, "cutoff": 0.0,
     }  # fmt: skip
     schedule = {"peak_learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0}
     training |= {key: given.pop(key) for key in list(given) if key in TrainingConfig.__dataclass_fields__}
@@ -214,6 +215,8 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         device="cpu",
         precision="fp32",
         threads=1,
+        consistency_alpha=0.0,
+        cutoff=0.0,
         micro_batch_tokens=0,
         validate_every_steps=1,
         checkpoint_every_steps=1,

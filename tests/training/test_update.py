@@ -6,45 +6,19 @@ import torch
 from torch import nn
 
 from mt.corpus.batching import Batcher, pad_rows, padding_mask
-from mt.corpus.tokenizer import Specials
 from mt.device import Compute
-from mt.model.config import ModelConfig
-from mt.model.transformer import Transformer
 from mt.pipelines.train import use_fastest_kernel
 from mt.training import loss as loss_module
 from mt.training.loss import plain_loss
 from mt.training.optimizer import OptimizerConfig, make_optimizer
 from mt.training.update import Updater, batch_loss
+from tests.made_up import SPECIALS, Corpus, V, small_transformer
 
-V = 60
-SPECIALS = Specials(pad=0, bos=2, eos=3, unk=1)
 RATE, CLIP, SMOOTHING = 1e-3, 1.0, 0.1
 
 
-class Side:
-    """Sentences of random ids, ended by `</s>`."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        generator = np.random.default_rng(seed)
-        self.lengths = generator.integers(2, 12, count)
-        self.rows = [np.append(generator.integers(4, V, length - 1), SPECIALS.eos) for length in self.lengths]
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.rows[index]
-
-
-class Corpus:
-    def __init__(self, count: int) -> None:
-        self.source, self.target = Side(count, 1), Side(count, 2)
-
-
 def new_updater(compute):
-    torch.manual_seed(4)
-    config = ModelConfig(
-        source_vocabulary=V, target_vocabulary=V, share_embeddings=True, width=32, heads=4, feed_forward=48,
-        encoder_layers=2, decoder_layers=2, max_positions=16, dropout=0.0,
-    )  # fmt: skip
-    model = Transformer(config).to(compute.device)
+    model = small_transformer(compute.device)
     optimizer = make_optimizer(
         model, OptimizerConfig(peak_learning_rate=RATE, schedule="constant", warmup_steps=0, epsilon=1e-6)
     )

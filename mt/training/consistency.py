@@ -1,0 +1,153 @@
+"""Consistency training: a model reads each sentence twice, a little differently, and learns to predict alike.
+
+R-Drop (Wu et al. 2021): two passes that differ by dropout.  Half of
+
+    CE(p) + CE(q) + alpha / 2 * (KL(p | q) + KL(q | p)),
+
+where p and q are what the passes predict.  SimCut (Gao et al. 2022): in the second pass some embeddings of source and
+target are cut off besides, that is zero, and it is there to agree only:
+
+    CE(p) + alpha * KL(p | q).
+
+Gradients follow both passes.  They are one forward pass over each sentence laid in the row twice.
+
+Shapes: M rows, of which the first are target tokens, then the same once more, the rest padding; E width, V vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mt.corpus.batching import ROW_TOKENS, Batch, PackedSentences
+from mt.training.loss import ForwardGradients, Gradients
+
+# Logits of either pass that exist at a time; there are some ten tensors of this size.
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+
+
+class Shares(NamedTuple):
+    """How much each term counts: the cross-entropies of both passes, and the divergences of both."""
+
+    first: float
+    second: float
+    second_from_first: float  # KL(p | q), per alpha
+    first_from_second: float  # KL(q | p), per alpha
+
+
+SHARES = {"r-drop": Shares(1 / 2, 1 / 2, 1 / 4, 1 / 4), "simcut": Shares(1, 0, 1, 0)}
+ALPHA = {"r-drop": 5.0, "simcut": 3.0}  # of the papers
+CUTOFF = {"r-drop": 0.0, "simcut": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consistency:
+    """Which method, how much agreement counts, and the share of embeddings that the second pass does not see."""
+
+    method: str  # r-drop | simcut
+    alpha: float
+    cutoff: float
+
+    @property
+    def shares(self) -> Shares:
+        first, second, forward, backward = SHARES[self.method]
+        return Shares(first, second, self.alpha * forward, self.alpha * backward)
+
+    def twice(self, batch: Batch) -> Batch:
+        """Each sentence twice; the second time some of its embeddings are cut off.  Targets stay as they are."""
+        return replace(
+            batch,
+            source=laid_twice(batch.source, self.cutoff),
+            target_input=laid_twice(batch.target_input, self.cutoff),
+        )
+
+
+def laid_twice(side: PackedSentences, cutoff: float) -> PackedSentences:
+    ids, tokens = side.ids[:, : side.tokens], side.tokens
+    ids = F.pad(torch.cat((ids, ids), dim=1), (0, -2 * tokens % ROW_TOKENS))
+    seen = None
+    if cutoff:
+        seen = torch.ones(ids.shape, device=ids.device)
+        seen[:, tokens : 2 * tokens] = torch.rand(tokens, device=ids.device) >= cutoff
+    return PackedSentences(ids, torch.cat((side.lengths, side.lengths)), 2 * tokens, side.longest, seen)
+
+
+def consistent_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, consistency: Consistency
+) -> tuple[Tensor, Tensor]:
+    """The loss of this module in nats, summed over tokens; its cross-entropies are label-smoothed.
+
+    From hidden (M, E), weight (V, E) and targets of one pass.  The second value is the cross-entropy of the first pass
+    without smoothing, for the eye only.
+    """
+    compute = partial(loss_and_gradients, targets=targets, smoothing=smoothing, shares=consistency.shares)
+    return ForwardGradients.apply(hidden, weight, compute)
+
+
+def loss_and_gradients(
+    hidden: Tensor, weight: Tensor, product_type: torch.dtype, *, targets: Tensor, smoothing: float, shares: Shares
+) -> Gradients:
+    """See `consistent_loss`; products in one type, all else in float32."""
+    tokens, size = len(targets), max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
+    factor = weight.to(product_type)
+    loss, unsmoothed = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+    hidden_gradient, weight_gradient = torch.zeros_like(hidden), torch.zeros_like(weight)
+    for start in range(0, tokens, size):
+        chosen = targets[start : start + size]
+        places = [slice(offset + start, offset + start + len(chosen)) for offset in (0, tokens)]
+        chunk = torch.cat([hidden[place] for place in places]).to(product_type)  # of the first pass, then the second
+        p_logs, q_logs = (chunk @ factor.T).float().log_softmax(-1).chunk(2)  # (size, V)
+        some_loss, some_unsmoothed, gradients = token_losses(p_logs, q_logs, chosen, smoothing, shares)
+        loss += some_loss
+        unsmoothed += some_unsmoothed
+        gradient = torch.cat(gradients).to(product_type)
+        for place, part in zip(places, (gradient @ factor).chunk(2), strict=True):
+            hidden_gradient[place] = part.to(hidden.dtype)
+        weight_gradient += (gradient.T @ chunk).to(weight.dtype)
+    return loss, unsmoothed, hidden_gradient, weight_gradient
+
+
+def token_losses(
+    p_logs: Tensor, q_logs: Tensor, targets: Tensor, smoothing: float, shares: Shares
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Loss and first cross-entropy, summed, and the gradients of the logits of both passes, from log-probabilities.
+
+    With r = log p - log q the gradient of KL(p | q) is p (r - KL(p | q)) in the logits of p, and q - p in those of q.
+    """
+    p, q = p_logs.exp(), q_logs.exp()
+    ratio = p_logs - q_logs
+    from_p = torch.linalg.vecdot(p, ratio)[:, None]  # KL(p | q)
+    from_q = -torch.linalg.vecdot(q, ratio)[:, None]  # KL(q | p)
+    forward, backward = shares.second_from_first, shares.first_from_second
+    loss = (forward * from_p + backward * from_q).sum()
+    difference = p - q
+    p_gradient = ((ratio - from_p).mul_(forward) + shares.first).mul_(p).add_(difference, alpha=backward)
+    q_gradient = ((ratio + from_q).mul_(-backward) + shares.second).mul_(q).sub_(difference, alpha=forward)
+    chosen = targets[:, None]
+    unsmoothed = -p_logs.gather(1, chosen).sum()
+    for share, logs, gradient in ((shares.first, p_logs, p_gradient), (shares.second, q_logs, q_gradient)):
+        if share:
+            wanted = -logs.gather(1, chosen).sum()
+            loss = loss + share * ((1 - smoothing) * wanted - smoothing * logs.mean(-1).sum())
+            gradient -= share * smoothing / logs.size(1)
+            gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, share * (smoothing - 1)))
+    return loss, unsmoothed, (p_gradient, q_gradient)
+
+
+def plain_consistent_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, consistency: Consistency
+) -> tuple[Tensor, Tensor]:
+    """What `consistent_loss` computes, by PyTorch's own functions over the whole matrix: its slow twin."""
+    logits = F.linear(hidden[: 2 * len(targets)], weight).float()
+    p, q = logits.log_softmax(-1).chunk(2)  # (tokens, V)
+    shares = consistency.shares
+    first, second = (
+        F.cross_entropy(each, targets, label_smoothing=smoothing, reduction="sum") for each in logits.chunk(2)
+    )
+    loss = shares.first * first + shares.second * second
+    loss = loss + shares.second_from_first * F.kl_div(q, p, log_target=True, reduction="sum")
+    loss = loss + shares.first_from_second * F.kl_div(p, q, log_target=True, reduction="sum")
+    return loss, F.nll_loss(p, targets, reduction="sum").detach()
