@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mt.corpus.encoded import EncodedCorpus
+from mt.corpus.encoded import BothWays, EncodedCorpus
 from mt.corpus.tokenizer import Specials
 from mt.errors import ConfigError
 
@@ -73,7 +73,7 @@ def padding_mask(lengths: np.ndarray, width: int) -> Tensor | None:
 
 
 def make_batch(
-    corpus: EncodedCorpus, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1
+    corpus: EncodedCorpus | BothWays, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1
 ) -> Batch:
     """The tensors of these sentences; rows are filled up to a multiple of so many tokens."""
     targets = np.concatenate([corpus.target[i] for i in indices]).astype(np.int64)
@@ -99,22 +99,38 @@ class BatchSampler:
     """Cuts a corpus into updates of about `batch_tokens` real target tokens, sentences of like length together.
 
     `weights` holds, for each sentence, how often an epoch contains it: 2.5 means twice, and a third time in every
-    second epoch.
+    second epoch.  The first `bidirectional_epochs` hold all pairs of a `BothWays`, later ones its first half: the pairs
+    as they stand.
     """
 
-    def __init__(self, corpus: EncodedCorpus, *, batch_tokens: int, seed: int, weights: np.ndarray | None = None):
+    def __init__(
+        self,
+        corpus: EncodedCorpus | BothWays,
+        *,
+        batch_tokens: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+        bidirectional_epochs: int = 0,
+    ):
         self.source_lengths = corpus.source.lengths
         self.target_lengths = corpus.target.lengths
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.weights = weights
+        self.bidirectional_epochs = bidirectional_epochs
+
+    def pairs(self, epoch: int) -> int:
+        """The first so many of the corpus's pairs belong to an epoch."""
+        halves = 2 if self.bidirectional_epochs and epoch >= self.bidirectional_epochs else 1
+        return len(self.target_lengths) // halves
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """All updates of an epoch, as arrays of sentence numbers, in the order of training."""
         generator = np.random.default_rng((self.seed, number))
-        order = np.arange(len(self.target_lengths))
+        order = np.arange(self.pairs(number))
         if self.weights is not None:
-            copies = np.floor(self.weights + generator.random(len(order))).astype(np.int64)
+            weights = np.resize(self.weights, len(order))  # repeated for the other direction
+            copies = np.floor(weights + generator.random(len(order))).astype(np.int64)
             order = order.repeat(copies)
             if not len(order):
                 raise ConfigError("the weights of data.train leave an epoch without a pair", "raise a weight")
@@ -139,7 +155,7 @@ class BatchSampler:
 SLACK = 1.05  # an update that is a little above the budget is not worth a second part
 
 
-def micro_batches(corpus: EncodedCorpus, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
+def micro_batches(corpus: EncodedCorpus | BothWays, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
     """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake."""
     tokens = corpus.target.lengths[indices].cumsum()
     if not micro_batch_tokens or tokens[-1] <= SLACK * micro_batch_tokens:
@@ -156,7 +172,7 @@ ROW_TOKENS = 64  # rows of tokens are multiples of this
 class Batcher:
     """Makes the tensors of a corpus's sentences, on a device."""
 
-    corpus: EncodedCorpus
+    corpus: EncodedCorpus | BothWays
     specials: tuple[Specials, Specials]  # of source and target
     device: torch.device
 

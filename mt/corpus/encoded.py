@@ -44,6 +44,32 @@ class EncodedCorpus:
         return len(self.source)
 
 
+class BothWays:
+    """The pairs of a corpus, and after them the same pairs the other way round; nothing is copied but lengths."""
+
+    def __init__(self, corpus: EncodedCorpus) -> None:
+        self.source = OneAfterAnother(corpus.source, corpus.target)
+        self.target = OneAfterAnother(corpus.target, corpus.source)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class OneAfterAnother:
+    """The sentences of one side, then those of another."""
+
+    def __init__(self, first: EncodedSide, second: EncodedSide) -> None:
+        self.first, self.second = first, second
+        self.lengths = np.concatenate((first.lengths, second.lengths))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        count = len(self.first.lengths)
+        return self.first[index] if index < count else self.second[index - count]
+
+
 class SideWriter:
     """Appends sentences to the two files of a side."""
 

@@ -82,6 +82,10 @@ class RunConfig:
             )
         if self.optimizer.schedule == "cosine" and not self.training.max_steps:
             raise ConfigError("the schedule cosine needs --max-steps")
+        if self.training.bidirectional_epochs and not self.model.share_embeddings:
+            raise ConfigError(
+                "training.bidirectional_epochs needs one tokenizer for both sides", "--set tokenizer.joint=true"
+            )
         if self.data.max_tokens > self.model.max_positions:
             raise ConfigError(
                 f"data.max_tokens {self.data.max_tokens} is above model.max_positions {self.model.max_positions}"

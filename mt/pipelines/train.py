@@ -12,6 +12,7 @@ from types import FrameType
 import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
+from mt.corpus.encoded import BothWays
 from mt.device import Compute, choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, Interrupted
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
@@ -124,13 +125,15 @@ def fit(
     clock = Clock(request.started, progress.elapsed_seconds)
     log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
     announce(model, prepared, compute, log, progress)
+    corpus = BothWays(prepared.data.train) if config.training.bidirectional_epochs else prepared.data.train
     sampler = BatchSampler(
-        prepared.data.train,
+        corpus,
         batch_tokens=config.data.batch_tokens,
         seed=config.training.seed,
         weights=prepared.data.weights,
+        bidirectional_epochs=config.training.bidirectional_epochs,
     )
-    batcher = Batcher(prepared.data.train, prepared.specials, compute.device)
+    batcher = Batcher(corpus, prepared.specials, compute.device)
 
     def publish() -> None:
         save_tensors(run.model, weights(model))

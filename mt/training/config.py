@@ -19,6 +19,7 @@ class TrainingConfig:
     device: str = auto()  # cpu | cuda
     precision: str = auto()  # fp32 | tf32 | bf16
     threads: int = auto()  # of the CPU
+    bidirectional_epochs: int = 0  # at first, with all pairs in both directions; needs one tokenizer for both sides
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
     consistency: str = "off"  # off | r-drop | simcut: two passes over each sentence are made to predict alike
     consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
@@ -31,7 +32,10 @@ class TrainingConfig:
     keep_best: int = 3  # checkpoints, and how many of the best are averaged at the end
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "max_minutes", "consistency_alpha", "micro_batch_tokens", "seed", "threads"):
+        for name in (
+            "max_steps", "max_minutes", "bidirectional_epochs", "consistency_alpha", "micro_batch_tokens", "seed",
+            "threads",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is negative")
         for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mt.corpus.batching import Batcher, BatchSampler, ahead, make_batch, micro_batches, pad_rows, padding_mask
+from mt.corpus.encoded import BothWays
 from mt.corpus.tokenizer import Specials
 
 SPECIALS = Specials(pad=0, unk=1, bos=2, eos=3)
@@ -109,6 +110,30 @@ def test_an_epoch_holds_every_sentence_once(number):
     updates = sampler(random_corpus()).epoch(number)
     assert sorted(np.concatenate(updates).tolist()) == list(range(300))
     assert all(len(update) for update in updates)
+
+
+def test_at_first_an_epoch_holds_every_pair_in_both_directions_and_later_as_it_stands():
+    corpus = random_corpus()
+    updates = BatchSampler(BothWays(corpus), batch_tokens=200, seed=1, bidirectional_epochs=2)
+    for number, held in enumerate([600, 600, 300, 300]):
+        assert sorted(np.concatenate(updates.epoch(number)).tolist()) == list(range(held))
+    assert plain(updates.epoch(3)) == plain(sampler(corpus).epoch(3))
+
+
+def test_weights_hold_for_both_directions():
+    weights = np.array([0.0, 1.0, 2.0])
+    updates = BatchSampler(BothWays(BY_HAND), batch_tokens=4, seed=1, weights=weights, bidirectional_epochs=1)
+    assert sorted(np.concatenate(updates.epoch(0)).tolist()) == [1, 2, 2, 4, 5, 5]
+    assert sorted(np.concatenate(updates.epoch(1)).tolist()) == [1, 2, 2]
+
+
+def test_a_pair_the_other_way_round_is_a_pair_like_any():
+    batch = make_batch(BothWays(BY_HAND), np.array([0, 4]), SPECIALS, SPECIALS)
+    assert batch.source.ids.tolist() == [[5, 3, 13, 3]]
+    assert batch.target.tolist() == [11, 12, 3, 6, 7, 8, 3]
+    assert batch.target_input.ids.tolist() == [[2, 11, 12, 2, 6, 7, 8]]
+    assert batch.source.lengths.tolist() == [2, 2]
+    assert batch.target_input.lengths.tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 200, 1000, 10**6])

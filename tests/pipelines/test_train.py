@@ -302,6 +302,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (run / "run.toml").read_bytes() == (trained / "run.toml").read_bytes()
 
 
+def test_what_two_passes_and_both_directions_learn_is_resumed_exactly_too(train, mt, stop_after, monkeypatch, tmp_path):
+    recipe = ["--set", "training.consistency=simcut", "--set", "training.bidirectional_epochs=1"]
+    assert train(tmp_path / "whole", *recipe, steps=20).code == 0
+    stop_after(7)
+    assert train(tmp_path / "stopped", *recipe, steps=20).code == ExitCode.INTERRUPTED
+    monkeypatch.undo()
+    assert mt("train", "--output", tmp_path / "stopped").code == 0
+    assert_same_training(tmp_path / "stopped", tmp_path / "whole")
+    settings = tomllib.loads((tmp_path / "whole" / "run.toml").read_text())["training"]
+    assert (settings["consistency_alpha"], settings["cutoff"]) == (3.0, 0.05)
+
+
+def test_learning_both_directions_needs_one_tokenizer(train, tmp_path):
+    flags = ["--set", "training.bidirectional_epochs=1", "--set", "tokenizer.joint=false"]
+    outcome = train(tmp_path / "run", *flags, steps=2)
+    assert outcome.code == ExitCode.USAGE
+    assert "error: training.bidirectional_epochs needs one tokenizer for both sides" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, corpus, tiny_flags, tmp_path):
     run = tmp_path / "run"
     text = ["--train", corpus / "train.en", corpus / "train.de", "--output", run, "--max-steps", 100_000]
