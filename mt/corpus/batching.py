@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mt.corpus.encoded import BothWays, EncodedCorpus
+from mt.corpus.encoded import Pairs
+from mt.corpus.sampling import PieceSampler
 from mt.corpus.tokenizer import Specials
 from mt.errors import ConfigError
 
@@ -72,9 +73,7 @@ def padding_mask(lengths: np.ndarray, width: int) -> Tensor | None:
     return torch.from_numpy(np.arange(width) < lengths[:, None])
 
 
-def make_batch(
-    corpus: EncodedCorpus | BothWays, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1
-) -> Batch:
+def make_batch(corpus: Pairs, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1) -> Batch:
     """The tensors of these sentences; rows are filled up to a multiple of so many tokens."""
     targets = np.concatenate([corpus.target[i] for i in indices]).astype(np.int64)
     lengths = corpus.target.lengths[indices]
@@ -105,7 +104,7 @@ class BatchSampler:
 
     def __init__(
         self,
-        corpus: EncodedCorpus | BothWays,
+        corpus: Pairs,
         *,
         batch_tokens: int,
         seed: int,
@@ -155,7 +154,7 @@ class BatchSampler:
 SLACK = 1.05  # an update that is a little above the budget is not worth a second part
 
 
-def micro_batches(corpus: EncodedCorpus | BothWays, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
+def micro_batches(corpus: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
     """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake."""
     tokens = corpus.target.lengths[indices].cumsum()
     if not micro_batch_tokens or tokens[-1] <= SLACK * micro_batch_tokens:
@@ -172,23 +171,32 @@ ROW_TOKENS = 64  # rows of tokens are multiples of this
 class Batcher:
     """Makes the tensors of a corpus's sentences, on a device."""
 
-    corpus: EncodedCorpus | BothWays
+    corpus: Pairs
     specials: tuple[Specials, Specials]  # of source and target
     device: torch.device
+    resplit: PieceSampler | None = None  # what updates are learned from is split into other pieces each time
 
     def batch(self, indices: np.ndarray) -> Batch:
+        return self.batch_of(self.corpus, indices)
+
+    def batch_of(self, pairs: Pairs, indices: np.ndarray) -> Batch:
         """These sentences, in rows of few different lengths: kernels are made anew for each."""
-        return make_batch(self.corpus, indices, *self.specials, multiple=ROW_TOKENS).to(self.device)
+        return make_batch(pairs, indices, *self.specials, multiple=ROW_TOKENS).to(self.device)
 
     def updates(
         self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int
     ) -> Iterator[tuple[list[Batch], int, int]]:
         """What `sampler.updates` yields, as micro-batches; for a GPU they are made while it computes."""
 
-        def parts(indices: np.ndarray) -> list[Batch]:
-            return [self.batch(part) for part in micro_batches(self.corpus, indices, micro_batch_tokens)]
+        def parts(indices: np.ndarray, *place: int) -> list[Batch]:
+            pairs = self.corpus
+            if self.resplit:
+                pairs, indices = self.resplit(pairs, indices, *place), np.arange(len(indices))
+            return [self.batch_of(pairs, part) for part in micro_batches(pairs, indices, micro_batch_tokens)]
 
-        made = ((parts(indices), after, start) for indices, after, start in sampler.updates(epoch, position))
+        made = (
+            (parts(indices, after, start), after, start) for indices, after, start in sampler.updates(epoch, position)
+        )
         return ahead(made, AHEAD) if self.device.type == "cuda" else made
 
 

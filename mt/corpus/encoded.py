@@ -7,7 +7,7 @@ where each sentence starts and the last one ends.
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,23 @@ from mt.corpus.tokenizer import Tokenizer
 
 BLOCK = 20_000  # sentences encoded at a time: memory stays flat, threads stay busy
 Item = TypeVar("Item")
+
+
+class Side(Protocol):
+    """Sentences as arrays of ids that end in `</s>`, and their lengths."""
+
+    lengths: np.ndarray
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
+class Pairs(Protocol):
+    """Sentences with their translations, wherever they are kept."""
+
+    @property
+    def source(self) -> Side: ...
+    @property
+    def target(self) -> Side: ...
 
 
 class EncodedSide:
@@ -47,23 +64,17 @@ class EncodedCorpus:
 class BothWays:
     """The pairs of a corpus, and after them the same pairs the other way round; nothing is copied but lengths."""
 
-    def __init__(self, corpus: EncodedCorpus) -> None:
+    def __init__(self, corpus: Pairs) -> None:
         self.source = OneAfterAnother(corpus.source, corpus.target)
         self.target = OneAfterAnother(corpus.target, corpus.source)
-
-    def __len__(self) -> int:
-        return len(self.source)
 
 
 class OneAfterAnother:
     """The sentences of one side, then those of another."""
 
-    def __init__(self, first: EncodedSide, second: EncodedSide) -> None:
+    def __init__(self, first: Side, second: Side) -> None:
         self.first, self.second = first, second
         self.lengths = np.concatenate((first.lengths, second.lengths))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
         count = len(self.first.lengths)

@@ -12,7 +12,8 @@ from types import FrameType
 import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
-from mt.corpus.encoded import BothWays
+from mt.corpus.encoded import BothWays, Pairs
+from mt.corpus.sampling import PieceSampler
 from mt.device import Compute, choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, Interrupted
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
@@ -35,7 +36,7 @@ from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Checkpoints, load_weights, save_tensors, weights
 from mt.training.consistency import Consistency
-from mt.training.loop import Trainer
+from mt.training.loop import Trainer, Updates
 from mt.training.optimizer import make_optimizer
 from mt.training.update import Updater
 
@@ -125,15 +126,7 @@ def fit(
     clock = Clock(request.started, progress.elapsed_seconds)
     log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
     announce(model, prepared, compute, log, progress)
-    corpus = BothWays(prepared.data.train) if config.training.bidirectional_epochs else prepared.data.train
-    sampler = BatchSampler(
-        corpus,
-        batch_tokens=config.data.batch_tokens,
-        seed=config.training.seed,
-        weights=prepared.data.weights,
-        bidirectional_epochs=config.training.bidirectional_epochs,
-    )
-    batcher = Batcher(corpus, prepared.specials, compute.device)
+    updates = updates_of(prepared, compute)
 
     def publish() -> None:
         save_tensors(run.model, weights(model))
@@ -141,7 +134,7 @@ def fit(
     with stop_on_signals() as interrupted:
         trainer = Trainer(
             updater=updater,
-            updates=partial(batcher.updates, sampler, config.training.micro_batch_tokens),
+            updates=updates,
             validate=Validation(run, prepared, model, compute, progress),
             publish=publish,
             log=log,
@@ -166,6 +159,25 @@ def fit(
         "finished (%s) after %s steps; best %s on validation %.2f; the model is in %s",
         reason, f"{progress.step:,}", config.validation.metric, abs(progress.best[0][0]), run.path,
     )  # fmt: skip
+
+
+def updates_of(prepared: PreparedRun, compute: Compute) -> Updates:
+    """The updates of the training text, as the recipe cuts them."""
+    config, data = prepared.config, prepared.data
+    training = config.training
+    corpus: Pairs = BothWays(data.train) if training.bidirectional_epochs else data.train
+    sampler = BatchSampler(
+        corpus,
+        batch_tokens=config.data.batch_tokens,
+        seed=training.seed,
+        weights=data.weights,
+        bidirectional_epochs=training.bidirectional_epochs,
+    )
+    resplit = None
+    if training.sampling_alpha:
+        resplit = PieceSampler(prepared.tokenizers, training.sampling_alpha, config.data.max_tokens, training.seed)
+    batcher = Batcher(corpus, prepared.specials, compute.device, resplit)
+    return partial(batcher.updates, sampler, training.micro_batch_tokens)
 
 
 def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None = None) -> Updater:

@@ -302,8 +302,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (run / "run.toml").read_bytes() == (trained / "run.toml").read_bytes()
 
 
-def test_what_two_passes_and_both_directions_learn_is_resumed_exactly_too(train, mt, stop_after, monkeypatch, tmp_path):
-    recipe = ["--set", "training.consistency=simcut", "--set", "training.bidirectional_epochs=1"]
+def test_two_passes_both_directions_and_drawn_pieces_are_resumed_exactly_too(
+    train, mt, stop_after, monkeypatch, tmp_path
+):
+    changes = ("consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3")
+    recipe = [word for change in changes for word in ("--set", f"training.{change}")]
     assert train(tmp_path / "whole", *recipe, steps=20).code == 0
     stop_after(7)
     assert train(tmp_path / "stopped", *recipe, steps=20).code == ExitCode.INTERRUPTED

@@ -1,0 +1,80 @@
+"""Sentences in pieces drawn anew: the same text, other pieces, and the same draw for the same seeds."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from mt.corpus.batching import Batcher, BatchSampler
+from mt.corpus.sampling import PieceSampler, SentencePairs, Sentences
+from mt.corpus.tokenizer import Tokenizer, train_tokenizer
+
+LINES = [f"the {size} {animal} sleeps on the {place}" for size in ("small", "large", "sleepy") for animal in
+         ("cat", "dog", "badger", "elephant") for place in ("mat", "table", "mountain", "sleeper")]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["unigram", "bpe"])
+def tokenizer(request):
+    return Tokenizer(train_tokenizer(LINES * 3, type=request.param, vocabulary_size=330)[0])
+
+
+@pytest.fixture
+def pairs(tokenizer):
+    sentences = Sentences([np.array([*ids, tokenizer.specials.eos]) for ids in tokenizer.encode(LINES)])
+    return SentencePairs(sentences, sentences)
+
+
+def sampler(tokenizer, alpha=0.3, max_tokens=60, seed=1):
+    return PieceSampler((tokenizer, tokenizer), alpha, max_tokens, seed)
+
+
+def rows(side):
+    return [side[i].tolist() for i in range(len(side.lengths))]
+
+
+def test_the_text_is_the_same_in_other_pieces(tokenizer, pairs):
+    indices = np.array([3, 3, *range(40)])
+    drawn = sampler(tokenizer)(pairs, indices, 0, 1)
+    for side in (drawn.source, drawn.target):
+        assert [tokenizer.decode(row[:-1]) for row in rows(side)] == [LINES[i] for i in indices]
+        assert all(row[-1] == tokenizer.specials.eos for row in rows(side))
+        assert side.lengths.tolist() == [len(row) for row in rows(side)]
+        assert rows(side) != [pairs.source[i].tolist() for i in indices]
+    assert rows(drawn.source) != rows(drawn.target)  # each side is drawn by itself
+
+
+def test_a_draw_depends_on_the_seeds_alone(tokenizer, pairs):
+    indices = np.arange(40)
+    drawn = [rows(sampler(tokenizer, seed=seed)(pairs, indices, *more).source) for seed, *more in
+             ((1, 0, 1), (2, 0, 1), (1, 0, 2), (1, 1, 1), (1, 0, 1))]  # fmt: skip
+    assert drawn[0] == drawn[-1]
+    assert all(other != drawn[0] for other in drawn[1:-1])
+
+
+def test_a_sentence_that_would_become_too_long_stays_as_it_is(tokenizer, pairs):
+    most = int(pairs.source.lengths.max())
+    free, bound = (rows(sampler(tokenizer, max_tokens=tokens)(pairs, np.arange(40), 1).source) for tokens in (99, most))
+    assert max(map(len, free)) > most
+    for i, (there, here) in enumerate(zip(free, bound, strict=True)):
+        assert here == (there if len(there) <= most else pairs.source[i].tolist())
+
+
+def test_updates_are_drawn_anew_each_epoch_and_again_when_they_are_repeated(tokenizer, pairs):
+    specials = (tokenizer.specials, tokenizer.specials)
+    batcher = Batcher(pairs, specials, torch.device("cpu"), sampler(tokenizer))
+    order = BatchSampler(pairs, batch_tokens=10**6, seed=1)  # an epoch is an update
+    targets = [parts[0].target.tolist() for parts, *_ in islice(batcher.updates(order, 0, 0, 0), 3)]
+    assert targets[0] != targets[1] != targets[2]
+    again, *_ = next(batcher.updates(order, 0, 2, 0))
+    assert again[0].target.tolist() == targets[2]
+
+
+def test_micro_batches_share_what_was_drawn_once(tokenizer, pairs):
+    specials = (tokenizer.specials, tokenizer.specials)
+    batcher = Batcher(pairs, specials, torch.device("cpu"), sampler(tokenizer))
+    order = BatchSampler(pairs, batch_tokens=10**6, seed=1)
+    whole, *_ = next(batcher.updates(order, 0, 0, 0))
+    parts, *_ = next(batcher.updates(order, 200, 0, 0))
+    assert len(parts) > 1
+    assert torch.cat([part.target for part in parts]).tolist() == whole[0].target.tolist()
