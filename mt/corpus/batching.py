@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mt.corpus.encoded import Pairs
-from mt.corpus.sampling import PieceSampler
 from mt.corpus.tokenizer import Specials
+from mt.corpus.variation import Variation
 from mt.errors import ConfigError
 
 
@@ -174,7 +174,7 @@ class Batcher:
     corpus: Pairs
     specials: tuple[Specials, Specials]  # of source and target
     device: torch.device
-    resplit: PieceSampler | None = None  # what updates are learned from is split into other pieces each time
+    variation: Variation | None = None  # updates hold another version of their sentences each time
 
     def batch(self, indices: np.ndarray) -> Batch:
         return self.batch_of(self.corpus, indices)
@@ -190,8 +190,8 @@ class Batcher:
 
         def parts(indices: np.ndarray, *place: int) -> list[Batch]:
             pairs = self.corpus
-            if self.resplit:
-                pairs, indices = self.resplit(pairs, indices, *place), np.arange(len(indices))
+            if self.variation:
+                pairs, indices = self.variation(pairs, indices, *place), np.arange(len(indices))
             return [self.batch_of(pairs, part) for part in micro_batches(pairs, indices, micro_batch_tokens)]
 
         made = (

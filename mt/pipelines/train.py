@@ -13,7 +13,7 @@ import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
 from mt.corpus.encoded import BothWays, Pairs
-from mt.corpus.sampling import PieceSampler
+from mt.corpus.variation import Variation
 from mt.device import Compute, choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, Interrupted
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
@@ -173,10 +173,16 @@ def updates_of(prepared: PreparedRun, compute: Compute) -> Updates:
         weights=data.weights,
         bidirectional_epochs=training.bidirectional_epochs,
     )
-    resplit = None
-    if training.sampling_alpha:
-        resplit = PieceSampler(prepared.tokenizers, training.sampling_alpha, config.data.max_tokens, training.seed)
-    batcher = Batcher(corpus, prepared.specials, compute.device, resplit)
+    variation = None
+    if training.sampling_alpha or training.noise_rate:
+        variation = Variation(
+            tokenizers=prepared.tokenizers,
+            sampling_alpha=training.sampling_alpha,
+            noise_rate=training.noise_rate,
+            max_tokens=config.data.max_tokens,
+            seed=training.seed,
+        )
+    batcher = Batcher(corpus, prepared.specials, compute.device, variation)
     return partial(batcher.updates, sampler, training.micro_batch_tokens)
 
 

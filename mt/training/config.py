@@ -21,6 +21,7 @@ class TrainingConfig:
     threads: int = auto()  # of the CPU
     bidirectional_epochs: int = 0  # at first, with all pairs in both directions; needs one tokenizer for both sides
     sampling_alpha: float = 0.0  # pieces drawn anew each epoch: unigram 0.3, say; bpe 0.1; 0: always the best ones
+    noise_rate: float = 0.0  # share of sources learned in capitals, in title case or mistyped, drawn anew each epoch
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
     consistency: str = "off"  # off | r-drop | simcut: two passes over each sentence are made to predict alike
     consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
@@ -42,7 +43,7 @@ class TrainingConfig:
         for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is below 1")
-        for name in ("sampling_alpha", "label_smoothing", "cutoff"):
+        for name in ("sampling_alpha", "noise_rate", "label_smoothing", "cutoff"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} {getattr(self, name)} is not at least 0 and below 1")
         if self.consistency != "off" and self.consistency not in SHARES:

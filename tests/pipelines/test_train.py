@@ -302,10 +302,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (run / "run.toml").read_bytes() == (trained / "run.toml").read_bytes()
 
 
-def test_two_passes_both_directions_and_drawn_pieces_are_resumed_exactly_too(
+def test_two_passes_both_directions_and_variations_are_resumed_exactly_too(
     train, mt, stop_after, monkeypatch, tmp_path
 ):
-    changes = ("consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3")
+    changes = ("consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3", "noise_rate=0.1")
     recipe = [word for change in changes for word in ("--set", f"training.{change}")]
     assert train(tmp_path / "whole", *recipe, steps=20).code == 0
     stop_after(7)

@@ -1,4 +1,4 @@
-"""Sentences in pieces drawn anew: the same text, other pieces, and the same draw for the same seeds."""
+"""Sentences learned otherwise each time: other pieces of the same text, noise, and the same for the same seeds."""
 
 from itertools import islice
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
-from mt.corpus.sampling import PieceSampler, SentencePairs, Sentences
 from mt.corpus.tokenizer import Tokenizer, train_tokenizer
+from mt.corpus.variation import SentencePairs, Sentences, Variation
 
 LINES = [f"the {size} {animal} sleeps on the {place}" for size in ("small", "large", "sleepy") for animal in
          ("cat", "dog", "badger", "elephant") for place in ("mat", "table", "mountain", "sleeper")]  # fmt: skip
@@ -25,8 +25,9 @@ def pairs(tokenizer):
     return SentencePairs(sentences, sentences)
 
 
-def sampler(tokenizer, alpha=0.3, max_tokens=60, seed=1):
-    return PieceSampler((tokenizer, tokenizer), alpha, max_tokens, seed)
+def variation(tokenizer, **changes):
+    settings = {"sampling_alpha": 0.3, "noise_rate": 0.0, "max_tokens": 60, "seed": 1}
+    return Variation(tokenizers=(tokenizer, tokenizer), **settings | changes)
 
 
 def rows(side):
@@ -35,7 +36,7 @@ def rows(side):
 
 def test_the_text_is_the_same_in_other_pieces(tokenizer, pairs):
     indices = np.array([3, 3, *range(40)])
-    drawn = sampler(tokenizer)(pairs, indices, 0, 1)
+    drawn = variation(tokenizer)(pairs, indices, 0, 1)
     for side in (drawn.source, drawn.target):
         assert [tokenizer.decode(row[:-1]) for row in rows(side)] == [LINES[i] for i in indices]
         assert all(row[-1] == tokenizer.specials.eos for row in rows(side))
@@ -46,7 +47,7 @@ def test_the_text_is_the_same_in_other_pieces(tokenizer, pairs):
 
 def test_a_draw_depends_on_the_seeds_alone(tokenizer, pairs):
     indices = np.arange(40)
-    drawn = [rows(sampler(tokenizer, seed=seed)(pairs, indices, *more).source) for seed, *more in
+    drawn = [rows(variation(tokenizer, seed=seed)(pairs, indices, *more).source) for seed, *more in
              ((1, 0, 1), (2, 0, 1), (1, 0, 2), (1, 1, 1), (1, 0, 1))]  # fmt: skip
     assert drawn[0] == drawn[-1]
     assert all(other != drawn[0] for other in drawn[1:-1])
@@ -54,7 +55,9 @@ def test_a_draw_depends_on_the_seeds_alone(tokenizer, pairs):
 
 def test_a_sentence_that_would_become_too_long_stays_as_it_is(tokenizer, pairs):
     most = int(pairs.source.lengths.max())
-    free, bound = (rows(sampler(tokenizer, max_tokens=tokens)(pairs, np.arange(40), 1).source) for tokens in (99, most))
+    free, bound = (
+        rows(variation(tokenizer, max_tokens=tokens)(pairs, np.arange(40), 1).source) for tokens in (99, most)
+    )
     assert max(map(len, free)) > most
     for i, (there, here) in enumerate(zip(free, bound, strict=True)):
         assert here == (there if len(there) <= most else pairs.source[i].tolist())
@@ -62,7 +65,7 @@ def test_a_sentence_that_would_become_too_long_stays_as_it_is(tokenizer, pairs):
 
 def test_updates_are_drawn_anew_each_epoch_and_again_when_they_are_repeated(tokenizer, pairs):
     specials = (tokenizer.specials, tokenizer.specials)
-    batcher = Batcher(pairs, specials, torch.device("cpu"), sampler(tokenizer))
+    batcher = Batcher(pairs, specials, torch.device("cpu"), variation(tokenizer))
     order = BatchSampler(pairs, batch_tokens=10**6, seed=1)  # an epoch is an update
     targets = [parts[0].target.tolist() for parts, *_ in islice(batcher.updates(order, 0, 0, 0), 3)]
     assert targets[0] != targets[1] != targets[2]
@@ -72,9 +75,26 @@ def test_updates_are_drawn_anew_each_epoch_and_again_when_they_are_repeated(toke
 
 def test_micro_batches_share_what_was_drawn_once(tokenizer, pairs):
     specials = (tokenizer.specials, tokenizer.specials)
-    batcher = Batcher(pairs, specials, torch.device("cpu"), sampler(tokenizer))
+    batcher = Batcher(pairs, specials, torch.device("cpu"), variation(tokenizer))
     order = BatchSampler(pairs, batch_tokens=10**6, seed=1)
     whole, *_ = next(batcher.updates(order, 0, 0, 0))
     parts, *_ = next(batcher.updates(order, 200, 0, 0))
     assert len(parts) > 1
     assert torch.cat([part.target for part in parts]).tolist() == whole[0].target.tolist()
+
+
+def test_some_sources_become_noisy_and_no_target_does(tokenizer, pairs):
+    drawn = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.3)(pairs, np.arange(48), 0, 1)
+    assert rows(drawn.target) == rows(pairs.target)
+    lines = [tokenizer.decode(row[:-1]) for row in rows(drawn.source)]
+    changed = [(line, before) for line, before in zip(lines, LINES, strict=True) if line != before]
+    assert 5 < len(changed) < 25  # of 48, 14 on average
+    assert any(line == before.upper() for line, before in changed)
+
+
+def test_noise_and_sampling_go_together(tokenizer, pairs):
+    drawn = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
+    again = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
+    assert rows(drawn.source) == rows(again.source)
+    assert not set(LINES) & {tokenizer.decode(row[:-1]) for row in rows(drawn.source)}
+    assert [tokenizer.decode(row[:-1]) for row in rows(drawn.target)] == LINES

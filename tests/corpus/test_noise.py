@@ -1,0 +1,51 @@
+"""Noise by hand, and what it must never change."""
+
+import random
+
+import pytest
+
+from mt.corpus.noise import capitals, mistyped, noisy, slip, title_case
+
+LINE = "zwei große Hunde laufen l'été über 3 Straßen"
+
+
+def test_capitals_and_title_case_by_hand():
+    generator = random.Random(1)
+    assert capitals(LINE, generator) == "ZWEI GROSSE HUNDE LAUFEN L'ÉTÉ ÜBER 3 STRASSEN"
+    assert title_case(LINE, generator) == "Zwei Große Hunde Laufen L'Été Über 3 Straßen"
+
+
+def test_slips_of_a_word_are_these():
+    generator = random.Random(1)
+    made = {slip("abcd", generator) for _ in range(200)}
+    assert made == {"acd", "abd", "abbcd", "abccd", "acbd", "abdc"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mistyped_line_differs_in_one_long_word(seed):
+    before, after = LINE.split(" "), mistyped(LINE, random.Random(seed)).split(" ")
+    differ = [one for one, other in zip(before, after, strict=True) if one != other]
+    assert len(differ) <= 1  # a doubled letter may have changed with its twin
+    assert set(differ) <= {"zwei", "große", "Hunde", "laufen", "über", "Straßen"}
+
+
+def test_more_long_words_have_more_slips():
+    line = " ".join(["streng"] * 40)
+    assert sum(word != "streng" for word in mistyped(line, random.Random(1)).split()) == 4
+
+
+@pytest.mark.parametrize("line", ["", "a bc 12 345", "。。。", "日本"])
+def test_what_has_no_long_word_cannot_be_mistyped(line):
+    assert mistyped(line, random.Random(1)) == line
+
+
+def test_each_kind_of_noise_is_as_likely():
+    generator = random.Random(1)
+    made = [noisy(LINE, generator) for _ in range(3000)]
+    for kind in (capitals, title_case):
+        assert made.count(kind(LINE, generator)) == pytest.approx(1000, abs=150)
+
+
+def test_noise_never_breaks_a_line():
+    generator = random.Random(1)
+    assert not any("\n" in noisy(LINE, generator) for _ in range(300))
