@@ -37,7 +37,7 @@ COMMANDS = {
     "tokenizer train": "--vocab-size --output --type",
     "tokenizer encode": "--model",
     "tokenizer decode": "--model",
-    "train": "--train --valid --output --source-lang --target-lang --config --preset --vocab-size --tokenizer"
+    "train": "--train --valid --output --clean --source-lang --target-lang --config --preset --vocab-size --tokenizer"
     f" --max-steps --max-minutes --seed --from --cache --overwrite --show-config --set {DEVICE}",
     "translate": f"--model --output --nbest --format {SEARCH} {DEVICE}",
     "evaluate": "--model --source --reference --hypothesis --output --format --target-lang --bleu-tokenize"

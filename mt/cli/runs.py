@@ -16,6 +16,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Run folder, made or continued.")],
     train: Annotated[tuple[Path, Path] | None, typer.Option(metavar="SOURCE TARGET", help="Training text.")] = None,
     valid: Annotated[tuple[Path, Path] | None, typer.Option(metavar="SOURCE TARGET", help="Validation text.")] = None,
+    clean: Annotated[str | None, typer.Option(help="Pairs to leave out: off, safe or strict.")] = None,
     source_language: Annotated[str, typer.Option("--source-lang", help="ISO 639 code; else the file's suffix.")] = "",
     target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; else the file's suffix.")] = "",
     config: Annotated[Path | None, typer.Option(help="Recipe in TOML, such as another run's run.toml.")] = None,
@@ -55,6 +56,7 @@ def train(
         "data": {
             "train": pair_of_files(train),
             "valid": pair_of_files(valid),
+            "clean": clean,
             "source_language": source_language,
             "target_language": target_language,
             "cache": str(cache) if cache else None,

@@ -4,6 +4,8 @@ Reads the pairs once and keeps numbers, never text: about 75 bytes a pair at mos
 nothing.  Lines are counted from 1 where people read them, rows from 0 in arrays.
 """
 
+import math
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,16 +32,26 @@ FEWEST_TO_SPLIT = 10  # pairs; with fewer, one held-out pair is a tenth of the c
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleaningRules:
-    """What makes a pair unfit for training.  White space only, or a repetition, always does."""
+    """What makes a pair unfit for training.  White space only always does."""
 
     max_characters: int = 5_000  # of either side: a document on one line; a limit in tokens follows at encoding
     max_length_ratio: float = 4.0  # see `length_ratios`; drops 5 of 174,000 pairs in Multi30k, all of them junk
+    drop_duplicates: bool = True
+    drop_doubtful: bool = False  # sides that are equal, have few letters, or different digits
 
     def __post_init__(self) -> None:
         if self.max_characters < 1:
             raise ConfigError(f"max_characters is {self.max_characters}", "a line has at least one character")
         if not self.max_length_ratio > 1:
             raise ConfigError(f"max_length_ratio is {self.max_length_ratio:g}", "a ratio is above 1")
+
+
+PRESETS = {
+    "off": CleaningRules(max_length_ratio=math.inf, drop_duplicates=False),
+    "safe": CleaningRules(),
+    "strict": CleaningRules(max_length_ratio=2.5, drop_doubtful=True),
+}
+FEWEST_LETTERS = 0.4  # of the characters that are not white space; vowel signs, as in Hindi, do not count as letters
 
 
 class Example(NamedTuple):
@@ -94,6 +106,8 @@ class Side(NamedTuple):
     hashes: NDArray[np.uint64]
     characters: NDArray[np.uint32]
     words: NDArray[np.uint32]
+    few_letters: Mask  # this and the next are measured only where pairs are dropped for them, and else empty
+    digits: NDArray[np.uint64]  # how often each occurs, in 6 bits
 
 
 def check_files(files: CorpusFiles, rules: CleaningRules) -> Report:
@@ -103,23 +117,30 @@ def check_files(files: CorpusFiles, rules: CleaningRules) -> Report:
 
 def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
     """Judge every pair; the report's examples have line numbers but no text yet."""
-    source, target = measure_pairs(pairs)
+    source, target = measure_pairs(pairs, closely=rules.drop_doubtful)
     empty = (source.words == 0) | (target.words == 0)
-    judged = {
-        "empty": empty,
-        "over-long": np.maximum(source.characters, target.characters) > rules.max_characters,
-        "odd ratio": length_ratios(source.characters, target.characters, ~empty) > rules.max_length_ratio,
-        "duplicate": repeated(pair_hashes(source.hashes, target.hashes)),
-    }
+    identical = source.hashes == target.hashes
+    judged: list[tuple[str, Mask, bool]] = [  # and whether it drops a pair
+        ("empty", empty, True),
+        ("over-long", np.maximum(source.characters, target.characters) > rules.max_characters, True),
+        ("odd ratio", length_ratios(source.characters, target.characters, ~empty) > rules.max_length_ratio, True),
+        ("duplicate", repeated(pair_hashes(source.hashes, target.hashes)), rules.drop_duplicates),
+        ("identical", identical, rules.drop_doubtful),
+    ]
+    if rules.drop_doubtful:
+        judged += [
+            ("few letters", source.few_letters | target.few_letters, True),
+            ("other digits", (source.digits != target.digits) & (source.digits > 0) & (target.digits > 0), True),
+        ]
     kept = np.ones(len(empty), dtype=bool)
     findings = []
-    for rule, mask in judged.items():
-        findings.append(finding_of(rule, mask & kept, dropped=True))
-        kept &= ~mask
-    identical = finding_of("identical", (source.hashes == target.hashes) & kept, dropped=False)
+    for rule, mask, dropped in judged:
+        findings.append(finding_of(rule, mask & kept, dropped=dropped))
+        if dropped:
+            kept &= ~mask
     return Report(
-        findings=(*findings, identical),
-        warnings=tuple(warnings(source, target, identical.count, int(kept.sum()))),
+        findings=tuple(findings),
+        warnings=tuple(warnings(source, target, int((identical & ~empty).sum()), int((~empty).sum()))),
         kept=kept,
         source_hashes=source.hashes,
         target_hashes=target.hashes,
@@ -128,8 +149,8 @@ def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
     )
 
 
-def measure_pairs(pairs: Iterable[Pair]) -> tuple[Side, Side]:
-    sources, targets = Columns(), Columns()
+def measure_pairs(pairs: Iterable[Pair], *, closely: bool) -> tuple[Side, Side]:
+    sources, targets = Columns(closely), Columns(closely)
     remaining = iter(pairs)
     while chunk := list(islice(remaining, CHUNK_PAIRS)):
         source_lines, target_lines = zip(*chunk, strict=True)
@@ -141,17 +162,41 @@ def measure_pairs(pairs: Iterable[Pair]) -> tuple[Side, Side]:
 class Columns:
     """A `Side` that grows in place."""
 
-    def __init__(self) -> None:
+    def __init__(self, closely: bool) -> None:
+        self.closely = closely
         self.hashes, self.characters, self.words = array("Q"), array("I"), array("I")
+        self.few_letters, self.digits = array("B"), array("Q")
 
     def extend(self, lines: Sequence[str]) -> None:
         # Python's own hash differs between processes.  With 64 bits, two of a billion lines collide once in 40 corpora.
         self.hashes.frombytes(b"".join([blake2b(line.encode(), digest_size=8).digest() for line in lines]))
         self.characters.extend(map(len, lines))
         self.words.extend(map(len, map(str.split, lines)))
+        if self.closely:
+            self.few_letters.extend(map(has_few_letters, lines))
+            self.digits.extend(map(digits_of, lines))
 
     def side(self) -> Side:
-        return Side(np.asarray(self.hashes), np.asarray(self.characters), np.asarray(self.words))
+        return Side(
+            hashes=np.asarray(self.hashes),
+            characters=np.asarray(self.characters),
+            words=np.asarray(self.words),
+            few_letters=np.asarray(self.few_letters).astype(bool),
+            digits=np.asarray(self.digits),
+        )
+
+
+def has_few_letters(line: str) -> bool:
+    characters = sum(map(len, line.split()))
+    return sum(map(str.isalpha, line)) < FEWEST_LETTERS * characters
+
+
+def digits_of(line: str) -> int:
+    """How often each digit occurs, 0 in the lowest 6 bits; equal for `1,000` and `1.000`, in any script."""
+    return sum(1 << 6 * int(digit) for digit in DIGIT.findall(line)) & (1 << 60) - 1
+
+
+DIGIT = re.compile(r"\d")
 
 
 def pair_hashes(sources: NDArray[np.uint64], targets: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -255,10 +300,10 @@ def unique(values: NDArray[np.uint64]) -> Mask:
 def report_lines(report: Report) -> list[str]:
     """The report as aligned text: a line for each rule, with the lines of the first examples and the text of one."""
     lines = [f"{report.pairs_read:,} pairs read"]
-    width = len(f"{report.pairs_read:,}")
+    width, longest = len(f"{report.pairs_read:,}"), max(len(finding.rule) for finding in report.findings)
     for finding in report.findings:
         verdict = "dropped" if finding.dropped else "kept"
-        row = f"  {finding.rule:<9}  {finding.count:>{width},}  {verdict:<7}"
+        row = f"  {finding.rule:<{longest}}  {finding.count:>{width},}  {verdict:<7}"
         if finding.examples:
             numbers = ", ".join(str(example.line) for example in finding.examples)
             first = finding.examples[0]

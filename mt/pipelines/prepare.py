@@ -29,6 +29,7 @@ from mt.pipelines.recipe import (
     DataConfig,
     RunConfig,
     Settings,
+    cleaning_rules,
     corpus_files,
     resolve,
     resolve_tokenizer,
@@ -295,8 +296,13 @@ def seed_and_threads(settings: Settings) -> tuple[int, int]:
 
 def undecided_data(settings: Settings) -> DataConfig:
     """What the text is read with, before the recipe is complete: what is not known yet does not bear on it."""
-    unknown = {"source_language": "", "target_language": "", "batch_tokens": 1}
-    return build(DataConfig, settings.section("data", unknown), "data")
+    resolved = {
+        "max_length_ratio": cleaning_rules(settings).max_length_ratio,
+        "source_language": "",
+        "target_language": "",
+        "batch_tokens": 1,
+    }
+    return build(DataConfig, settings.section("data", resolved), "data")
 
 
 def read_or_encode(

@@ -4,12 +4,13 @@ Precedence: defaults < `--config run.toml` < flags < `--set section.key=value`. 
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import tomli_w
 
+from mt.corpus.cleaning import PRESETS as CLEANING
 from mt.corpus.cleaning import CleaningRules
 from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import TokenizerConfig, vocabulary_size_for
@@ -33,7 +34,8 @@ class DataConfig:
     batch_tokens: int = auto()  # real target tokens of an update, `</s>` counted
     max_tokens: int = 256  # of either side; longer pairs are left out
     max_characters: int = 5_000  # of either side; longer pairs are left out
-    max_length_ratio: float = 4.0  # of the sides' characters, 1 being usual in the corpus; odder pairs are left out
+    clean: str = "safe"  # off | safe | strict: which pairs are left out
+    max_length_ratio: float = auto()  # of the sides' characters, 1 being usual in the corpus; odder pairs are left out
     cache: str = ""  # folder of encoded corpora, may be shared between runs; "": RUN/cache
 
     def __post_init__(self) -> None:
@@ -44,7 +46,8 @@ class DataConfig:
 
     @property
     def rules(self) -> CleaningRules:
-        return CleaningRules(max_characters=self.max_characters, max_length_ratio=self.max_length_ratio)
+        """Raises `ConfigError` for numbers that no text can meet."""
+        return replace(CLEANING[self.clean], max_characters=self.max_characters, max_length_ratio=self.max_length_ratio)
 
 
 def corpus_files(tables: tuple | list, name: str) -> list[CorpusFiles]:
@@ -216,11 +219,20 @@ def resolve(
 def resolve_data(settings: Settings, facts: CorpusFacts) -> DataConfig:
     """An update is a four-hundredth of an epoch, between 1,024 and 32,768 target tokens."""
     resolved = {
+        "max_length_ratio": cleaning_rules(settings).max_length_ratio,
         "source_language": facts.languages[0],
         "target_language": facts.languages[1],
         "batch_tokens": min(32_768, max(1_024, facts.target_tokens // 400 // 256 * 256)),
     }
     return build(DataConfig, settings.section("data", resolved), "data")
+
+
+def cleaning_rules(settings: Settings) -> CleaningRules:
+    """Those of the preset that is asked for."""
+    name = settings.said()["data"].get("clean", defaults(DataConfig)["clean"])
+    if name not in CLEANING:
+        raise ConfigError(f"--clean {name} is none of {', '.join(CLEANING)}")
+    return CLEANING[name]
 
 
 def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: bool) -> ModelConfig:

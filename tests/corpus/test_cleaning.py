@@ -8,11 +8,14 @@ import pytest
 
 from mt.corpus.cleaning import (
     CLIPPED_CHARACTERS,
+    PRESETS,
     CleaningRules,
     Example,
     Overlap,
     check_files,
     check_pairs,
+    digits_of,
+    has_few_letters,
     hold_out,
     overlap,
     report_lines,
@@ -51,6 +54,42 @@ def test_every_pair_is_counted_under_the_first_rule_it_breaks():
     assert np.flatnonzero(report.kept).tolist() == [0, 4, 5, 9]
     assert (report.pairs_read, report.pairs_kept) == (10, 4)
     assert [example.line for example in report.findings[0].examples] == [2, 3, 9]
+
+
+DOUBTFUL_PAIRS = [
+    *[("ein Hund", f"dog {word}") for word in ("a", "b", "c", "d")],
+    ("Berlin", "Berlin"),
+    ("Tabelle 3", "12 | 14 | 17"),
+    ("um 17 Uhr", "at 5 pm"),
+    ("im Jahr 2015", "in the year 2051"),  # the same digits in another order may be a date
+    ("ein 3-Jähriger", "a boy of three"),
+    ("1.000 Hunde", "1,000 dogs"),
+    ("ein Hund", "dog a"),
+    ("Hund", "a dog that is somewhat longer"),
+]
+
+
+@pytest.mark.parametrize(
+    ("preset", "dropped"),
+    [
+        ("off", {}),
+        ("safe", {"duplicate": 1}),
+        ("strict", {"odd ratio": 1, "duplicate": 1, "identical": 1, "few letters": 1, "other digits": 1}),
+    ],
+)
+def test_presets_drop_what_they_say(preset, dropped):
+    report = check_pairs(DOUBTFUL_PAIRS, PRESETS[preset])
+    assert {finding.rule: finding.count for finding in report.findings if finding.dropped and finding.count} == dropped
+    assert report.pairs_kept == len(DOUBTFUL_PAIRS) - sum(dropped.values())
+    assert counts(report)["identical"] == 1
+
+
+def test_letters_and_digits_by_hand():
+    assert [has_few_letters(line) for line in ("ab 12", "a 123", "", "हिन्दी में", "日本語", "---")] == [
+        False, True, False, False, False, True
+    ]  # fmt: skip
+    assert digits_of("1,020") == digits_of("2.100") == digits_of("१,०२०") == 2 + (1 << 6) + (1 << 12)
+    assert digits_of("no digit") == 0
 
 
 def test_words_are_those_of_the_kept_pairs():

@@ -170,6 +170,23 @@ def test_given_validation_text_is_validated_on_and_everything_else_learned(train
     assert len(EncodedCorpus(prepared / "train")) == 300
 
 
+@pytest.mark.parametrize(("preset", "ratio", "verdict"), [("off", float("inf"), "kept"), ("strict", 2.5, "dropped")])
+def test_what_is_left_out_is_chosen_by_a_preset(train, corpus, tmp_path, preset, ratio, verdict):
+    for language in ("en", "de"):
+        (tmp_path / f"more.{language}").write_text((corpus / f"train.{language}").read_text() + "same\n")
+    text = ["--train", tmp_path / "more.en", tmp_path / "more.de", "--valid", corpus / "valid.en", corpus / "valid.de"]
+    outcome = train(tmp_path / "run", *text, "--clean", preset, steps=2)
+    assert outcome.code == 0, outcome.err
+    assert re.search(rf"identical +[1-9]\d* +{verdict} ", outcome.err)
+    assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["data"]["max_length_ratio"] == ratio
+
+
+def test_a_cleaning_that_does_not_exist_is_refused(train, tmp_path):
+    outcome = train(tmp_path / "run", "--clean", "mild", steps=2)
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert "error: --clean mild is none of off, safe, strict" in outcome.err
+
+
 def test_validation_text_that_is_learned_too_is_warned_of(train, corpus, tmp_path):
     outcome = train(tmp_path / "run", "--valid", corpus / "train.en", corpus / "train.de", steps=2)
     assert "300 of its 300 sources stand in the training text too" in outcome.err
