@@ -90,10 +90,34 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
         raise DeviceError("int8 is a precision of the CPU", "add --device cpu, or use --precision bf16")
     if precision == "tf32" and device == "cpu":
         raise DeviceError("tf32 is a precision of CUDA devices", "use --precision fp32 on the CPU")
+    place = own_cuda_device() if device == "cuda" else torch.device("cpu")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if threads:
         torch.set_num_threads(threads)
-    return Compute(torch.device(device), precision)
+    return Compute(place, precision)
+
+
+def own_cuda_device() -> torch.device:
+    """The CUDA device of this process: the first, or its own when torchrun has started a process for each."""
+    rank = launch_number("LOCAL_RANK")
+    if rank is None:
+        return torch.device("cuda")
+    if rank >= (count := torch.cuda.device_count()):
+        raise DeviceError(
+            f"process {rank + 1} of this machine has no CUDA device: there are {count}",
+            "torchrun --nproc-per-node gpu starts one process a device",
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)  # for what names no device
+    return device
+
+
+def launch_number(name: str) -> int | None:
+    """What torchrun tells each process that it starts, such as its RANK; None where nothing is said."""
+    said = os.environ.get(name, "")
+    if said and not said.isdecimal():
+        raise ConfigError(f"{name}={said} in the environment is no number", f"torchrun sets it; else: unset {name}")
+    return int(said) if said else None
 
 
 def keep_freed_memory() -> None:
@@ -112,5 +136,6 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.
 
 
 def usable_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may use; several that torchrun has started on a machine share them."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // (launch_number("LOCAL_WORLD_SIZE") or 1))

@@ -98,19 +98,25 @@ def decode_lines(stream: Iterable[bytes], name: str, *, on_invalid: str = "stop"
     `on_invalid="replace"`, becomes U+FFFD in a line marked as not valid.  A stream that cannot be read to its end,
     such as a truncated .gz, raises `DataError` too.
     """
+    for number, raw in enumerate(binary_lines(stream, name), 1):
+        try:
+            line, valid = raw.removesuffix(b"\n").decode("utf-8"), True
+        except UnicodeDecodeError as error:
+            if on_invalid == "stop":
+                raise DataError(
+                    f"{name}, line {number:,}: not UTF-8 ({error.reason} at byte {error.start + 1} of the line)",
+                    "convert the file, for instance with: iconv -f LATIN1 -t UTF-8",
+                ) from error
+            line, valid = raw.removesuffix(b"\n").decode("utf-8", "replace"), False
+        yield (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line), valid
+
+
+def binary_lines(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield the lines of a binary stream; one that cannot be read to its end raises `DataError`."""
     number = 0
     try:
-        for number, raw in enumerate(stream, 1):
-            try:
-                line, valid = raw.removesuffix(b"\n").decode("utf-8"), True
-            except UnicodeDecodeError as error:
-                if on_invalid == "stop":
-                    raise DataError(
-                        f"{name}, line {number:,}: not UTF-8 ({error.reason} at byte {error.start + 1} of the line)",
-                        "convert the file, for instance with: iconv -f LATIN1 -t UTF-8",
-                    ) from error
-                line, valid = raw.removesuffix(b"\n").decode("utf-8", "replace"), False
-            yield (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line), valid
+        for number, raw in enumerate(stream, 1):  # noqa: B007 (told when reading fails)
+            yield raw
     except (EOFError, OSError, zlib.error) as error:
         hint = "the file may be truncated, or not of the kind that its name says"
         raise DataError(f"cannot read {name} after line {number:,}: {error}", hint) from error
@@ -121,6 +127,12 @@ def read_lines(path: Path) -> Iterator[str]:
     with open_binary(path) as stream:
         for line, _ in decode_lines(stream, str(path)):
             yield line
+
+
+def count_lines(path: Path) -> int:
+    """How many lines `read_lines` yields, whatever their bytes say."""
+    with open_binary(path) as stream:
+        return sum(1 for _ in binary_lines(stream, str(path)))
 
 
 def checksum(path: Path) -> str:

@@ -13,6 +13,7 @@ from mt.files import (
     atomic_directory,
     atomic_file,
     checksum,
+    count_lines,
     decode_lines,
     open_binary,
     read_json,
@@ -38,6 +39,7 @@ def names(folder: Path) -> list[str]:
 def test_a_line_ends_at_a_line_feed_and_nowhere_else(tmp_path, character):
     text = f"a{character}b\n{character}\nc{character}\n"
     assert lines_of(tmp_path / "text", text.encode()) == [f"a{character}b", character, f"c{character}"]
+    assert count_lines(tmp_path / "text") == 3
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_a_line_ends_at_a_line_feed_and_nowhere_else(tmp_path, character):
 )
 def test_the_last_line_counts_with_and_without_its_line_feed(tmp_path, content, lines):
     assert lines_of(tmp_path / "text", content) == lines
+    assert count_lines(tmp_path / "text") == len(lines)
 
 
 def test_a_byte_order_mark_is_dropped_at_the_start_of_a_file_only(tmp_path):
@@ -85,6 +88,8 @@ def test_damaged_compression_is_a_data_error_that_names_the_file(tmp_path, suffi
     with pytest.raises(DataError, match=f"text{suffix}") as caught:
         lines_of(tmp_path / f"text{suffix}", content)
     assert "truncated" in caught.value.hint
+    with pytest.raises(DataError, match=f"text{suffix}"):
+        count_lines(tmp_path / f"text{suffix}")
 
 
 def test_zstd_without_its_package_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
@@ -104,7 +109,7 @@ def test_invalid_utf8_can_be_replaced_and_is_marked():
     assert decoded == [("a", True), ("b\ufffd", False), ("\ufffd", False)]
 
 
-@pytest.mark.parametrize("read", [open_binary, lambda path: list(read_lines(path)), checksum])
+@pytest.mark.parametrize("read", [open_binary, lambda path: list(read_lines(path)), count_lines, checksum])
 def test_a_missing_file_and_a_folder_are_data_errors(tmp_path, read):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(DataError, match=str(path)) as caught:

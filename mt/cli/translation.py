@@ -31,12 +31,16 @@ def translate(
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
     form: Annotated[str, typer.Option("--format", help="text or jsonl.")] = "text",
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Translate the I-th of N parts of FILES alone, to share the work.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
     """Translate FILES, one sentence a line, to as many lines in the same order."""
     one_of(form, ("text", "jsonl"), "--format")
+    from mt.pipelines.shards import parse_shard
     from mt.pipelines.translate import SearchRequest
     from mt.pipelines.translate import translate as translate_files
 
@@ -44,7 +48,7 @@ def translate(
         models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, batch_tokens=batch_tokens,
         device=device, precision=precision, threads=threads,
     )  # fmt: skip
-    translate_files(request, files or [], output, form)
+    translate_files(request, files or [], output, form, None if shard is None else parse_shard(shard))
 
 
 def evaluate(

@@ -24,12 +24,14 @@ from mt.files import atomic_file, checksum, decode_lines, open_binary, standard_
 from mt.model.products import prepare
 from mt.pipelines.resumable import resumable_file
 from mt.pipelines.run_folder import RunFolder, load_model
+from mt.pipelines.shards import Shard, launched_shard, lines_of
 from mt.settings import Values
 from mt.workers import CAN_FORK
 
 logger = logging.getLogger(__name__)
 
 WINDOW = 10_000  # lines that are sorted by length together
+EVERY_LINE = range(sys.maxsize)  # of an input, however long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,21 +91,25 @@ def search_config(defaults: SearchConfig, request: SearchRequest) -> SearchConfi
     return replace(defaults, **said)
 
 
-def translate(request: SearchRequest, files: list[Path], output: Path | None, form: str) -> None:
-    """Translate files, or standard input, to a file or standard output, line by line."""
+def translate(
+    request: SearchRequest, files: list[Path], output: Path | None, form: str, shard: Shard | None = None
+) -> None:
+    """Translate files, or standard input, to a file or standard output, line by line.
+
+    With a shard, given or told by torchrun, its lines alone.
+    """
     if request.nbest > 1 and form == "text":
         raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
+    if shard is None and (shard := launched_shard()):
+        output = shard.own_file(output)
+    part = lines_of(shard, files, WINDOW) if shard else EVERY_LINE
     with ExitStack() as stack:
         inputs = [(stack.enter_context(open_binary(path)), str(path)) for path in files]
         translator = stack.enter_context(load_translator(request))
-        lines: Iterator[str]
-        if files:
-            lines = (line for stream, name in inputs for line in text_lines(stream, name))
-        else:
+        if not files:
             # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
             # the thread that reads it, and that thread for input.
-            reader = open(os.dup(sys.stdin.fileno()), "rb")  # noqa: SIM115
-            lines = text_lines(reader, "standard input")
+            inputs = [(open(os.dup(sys.stdin.fileno()), "rb"), "standard input")]  # noqa: SIM115
 
         def render(window: list[str], number: int) -> list[str]:
             translations = translator.translate(window, first_number=number)
@@ -111,25 +117,28 @@ def translate(request: SearchRequest, files: list[Path], output: Path | None, fo
 
         regular = output and (output.is_file() or not output.exists()) and all(path.is_file() for path in files)
         if files and output and regular:
-            file = stack.enter_context(resumable_file(output, work_record(request, translator, files, form)))
-            for window in chunks(islice(lines, file.lines, None)):
-                file.write(render(window, file.lines + 1), full=len(window) == WINDOW)
+            file = stack.enter_context(resumable_file(output, work_record(request, translator, files, form, shard)))
+            for window in chunks(text_lines(inputs, part[file.lines :])):
+                file.write(render(window, part.start + file.lines + 1), full=len(window) == WINDOW)
         else:
             stream = stack.enter_context(atomic_file(output) if output else standard_output())
-            done = 0
+            lines, done = text_lines(inputs, part), part.start
             for window in chunks(lines) if files else arriving_windows(lines):
                 stream.writelines(f"{line}\n" for line in render(window, done + 1))
                 stream.flush()
                 done += len(window)
 
 
-def work_record(request: SearchRequest, translator: Translator, files: list[Path], form: str) -> Values:
+def work_record(
+    request: SearchRequest, translator: Translator, files: list[Path], form: str, shard: Shard | None
+) -> Values:
     """All that a translation depends on; threads and batches decide over no more than sums in their last digits."""
     return {
         "model": [model_record(RunFolder(path)) for path in request.models],
         "source": [checksum(path) for path in files],
         "search": asdict(translator.config),
-        "device": str(translator.compute.device),
+        "shard": str(shard) if shard else None,
+        "device": translator.compute.device.type,
         "precision": translator.compute.precision,
         "window": WINDOW,
         "format": form,
@@ -142,9 +151,14 @@ def model_record(run: RunFolder) -> Values:
     return {path.name: checksum(path) for path in files}
 
 
-def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Lines of text; invalid UTF-8 is replaced and said so."""
-    for number, (line, valid) in enumerate(decode_lines(stream, name, on_invalid="replace"), 1):
+def text_lines(inputs: list[tuple[BinaryIO, str]], part: range) -> Iterator[str]:
+    """Those lines of all inputs taken together; invalid UTF-8 among them is replaced and said so."""
+    lines = (
+        (name, number, line, valid)
+        for stream, name in inputs
+        for number, (line, valid) in enumerate(decode_lines(stream, name, on_invalid="replace"), 1)
+    )
+    for name, number, line, valid in islice(lines, part.start, part.stop):
         if not valid:
             logger.warning("%s, line %s: not UTF-8; what cannot be read is replaced by U+FFFD", name, f"{number:,}")
         yield line

@@ -1,5 +1,6 @@
 """`mt translate` as a whole: lines in, as many lines out, from files and streams; what it says of damaged models."""
 
+import gzip
 import json
 import os
 import re
@@ -324,6 +325,181 @@ def test_a_closed_pipe_ends_silently(start_mt, trained, tmp_path):
     process.wait(timeout=60)
     assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+# Parts
+
+
+@pytest.fixture
+def inputs(corpus, monkeypatch, tmp_path):
+    """Three files of 20 lines in all, the second without a last line feed, the third packed; windows of 3 lines."""
+    monkeypatch.setattr(pipeline, "WINDOW", 3)
+    lines = (corpus / "test.en").read_bytes().splitlines(keepends=True)
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    (folder / "first").write_bytes(b"".join(lines[:4]))
+    (folder / "second").write_bytes(b"".join(lines[4:11]).removesuffix(b"\n"))
+    (folder / "third.gz").write_bytes(gzip.compress(b"".join(lines[11:])))
+    return [folder / name for name in ("first", "second", "third.gz")]
+
+
+@pytest.fixture
+def translate_files(mt, trained, inputs):
+    """Translates the three files, greedily and in one thread; what else is given are flags."""
+    return lambda *flags: mt("translate", "--model", trained, "--beam", 1, "--threads", 1, *inputs, *flags)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 9])
+def test_parts_one_after_another_are_the_whole(translate_files, tmp_path, count):
+    whole = translate_files("--format", "jsonl").out
+    assert whole.count("\n") == 20
+    printed, written = "", ""
+    for number in range(1, count + 1):
+        flags = ["--format", "jsonl", "--shard", f"{number}/{count}"]
+        printed += translate_files(*flags).out
+        assert translate_files(*flags, "--output", tmp_path / "out").code == 0
+        written += (tmp_path / "out").read_text()
+    assert printed == written == whole
+
+
+def test_a_part_says_which_lines_it_is(translate_files):
+    assert translate_files("--shard", "2/3").err == "part 2/3: lines 7 to 12 of 20\n"
+    assert translate_files("--shard", "1/8").err == "part 1/8: no line of 20\n"
+
+
+def test_warnings_of_a_part_name_lines_of_the_whole_and_no_others(mt, trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "WINDOW", 2)
+    long = b"one two " * 1000
+    (tmp_path / "a").write_bytes(b"one\nbad \xff\n" + long + b"\nfour\nfive\n")
+    (tmp_path / "b").write_bytes(b"six\nbad \xff\n" + long + b"\n")
+    said = [
+        mt("translate", "--model", trained, "--shard", f"{n}/2", tmp_path / "a", tmp_path / "b").err for n in (1, 2)
+    ]
+    warned = [re.findall(r"^warning: (.*?line \d+)", each, re.MULTILINE) for each in said]
+    assert warned == [[f"{tmp_path}/a, line 2", "line 3"], [f"{tmp_path}/b, line 2", "line 8"]]
+
+
+@pytest.fixture
+def stopped_part(translate_files, monkeypatch, tmp_path):
+    """The second half of the three files, stopped in its second window: lines 10 to 12 of 20 are done."""
+    translate_window = pipeline.Translator.translate
+
+    def stopping(self, lines, first_number=1):
+        if first_number == 13:
+            raise Interrupted("stopped")
+        return translate_window(self, lines, first_number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.Translator, "translate", stopping)
+        stopped = translate_files("--shard", "2/2", "--output", tmp_path / "out")
+    assert stopped.code == ExitCode.INTERRUPTED
+    assert (tmp_path / "out.partial").read_bytes().count(b"\n") == 3
+
+
+def test_an_interrupted_part_goes_on_where_it_stopped(stopped_part, translate_files, monkeypatch, tmp_path):
+    numbers = []
+    translate_window = pipeline.Translator.translate
+
+    def watched(self, lines, first_number=1):
+        numbers.append(first_number)
+        return translate_window(self, lines, first_number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.Translator, "translate", watched)
+        again = translate_files("--shard", "2/2", "--output", tmp_path / "out")
+    assert f"going on after line 3, where {tmp_path / 'out.partial'} ends" in again.err
+    assert numbers == [13, 16, 19]
+    assert (tmp_path / "out").read_text() == translate_files("--shard", "2/2").out
+
+
+@pytest.mark.parametrize("flags", [["--shard", "1/2"], ["--shard", "2/3"], []])
+def test_what_is_there_of_another_part_is_dropped(stopped_part, translate_files, tmp_path, flags):
+    outcome = translate_files(*flags, "--output", tmp_path / "out")
+    warning = f"warning: 3 lines in {tmp_path / 'out.partial'} are dropped (other shard): starting anew"
+    assert warning in outcome.err
+    assert (tmp_path / "out").read_text() == translate_files(*flags).out
+
+
+@pytest.mark.parametrize(("files", "name"), [([], b"standard input"), (["/dev/stdin"], b"/dev/stdin")])
+def test_what_passes_only_once_has_no_parts(start_mt, trained, files, name):
+    process = start_mt("translate", "--model", trained, *files, "--shard", "1/2")  # from a pipe that stays open
+    assert process.wait(timeout=60) == ExitCode.USAGE
+    error = process.stderr.read()
+    assert error.startswith(b"error: " + name + b" cannot be cut into parts")
+    assert b"\nhint:  write the text to a file" in error
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "x", "1/0", ""])
+def test_a_part_that_there_is_not_is_named(translate_files, shard):
+    outcome = translate_files("--shard", shard)
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert re.match(rf"error: .*{shard}.*\nhint:  ", outcome.err)
+
+
+def test_a_file_of_a_part_that_cannot_be_read_is_a_data_error(translate_files, inputs):
+    inputs[2].write_bytes(inputs[2].read_bytes()[:-9])
+    outcome = translate_files("--shard", "1/2")
+    assert (outcome.code, outcome.out) == (ExitCode.DATA, "")
+    assert f"error: cannot read {inputs[2]} after line" in outcome.err
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets what torchrun tells one of several processes of a machine."""
+
+    def launch(rank: int, processes: int) -> None:
+        for name, number in {"RANK": rank, "WORLD_SIZE": processes}.items():
+            monkeypatch.setenv(name, str(number))
+            monkeypatch.setenv(f"LOCAL_{name}", str(number))
+
+    return launch
+
+
+def test_each_process_of_torchrun_writes_its_part(translate_files, launched, tmp_path):
+    whole = translate_files().out
+    for rank in range(10):
+        launched(rank, 10)
+        outcome = translate_files("--output", tmp_path / "out")
+        assert (outcome.code, outcome.out) == (0, "")
+        assert outcome.err.startswith(f"part {rank + 1}/10: ")
+    outputs = sorted(tmp_path.glob("out*"))
+    assert [output.name for output in outputs] == [f"out.{number:02}-of-10" for number in range(1, 11)]
+    assert "".join(output.read_text() for output in outputs) == whole
+
+
+def test_a_part_that_is_asked_for_is_translated_whatever_torchrun_tells(translate_files, launched, tmp_path):
+    asked = translate_files("--shard", "3/3").out
+    launched(0, 2)
+    assert translate_files("--shard", "3/3", "--output", tmp_path / "out").err == "part 3/3: lines 13 to 20 of 20\n"
+    assert (tmp_path / "out").read_text() == asked
+
+
+def test_processes_of_torchrun_need_files_to_read_and_to_write(translate_files, mt, trained, launched, tmp_path):
+    launched(1, 2)
+    outcome = translate_files()
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert outcome.err.startswith("error: this is process 2 of 2, and --output is missing\nhint:  ")
+    outcome = mt("translate", "--model", trained, "--output", tmp_path / "out", stdin=LINES)
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith("error: standard input cannot be cut into parts")
+
+
+def test_processes_side_by_side_share_the_lines(start_mt, mt, trained, launched, tmp_path):
+    lines = [f"{first} {second}" for first in ("one", "two", "three") for second in ("four", "five", "six")]
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in lines) * 1200)  # 10,800: a window and a bit
+    flags = ["--model", trained, "--beam", 1, tmp_path / "text", "--output", tmp_path / "out"]
+    assert mt("translate", "--threads", 1, *flags).code == 0
+    processes = []
+    for rank in range(2):
+        launched(rank, 2)
+        processes.append(start_mt("translate", *flags))
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.stderr.read() for process in processes] == [
+        b"part 1/2: lines 1 to 10,000 of 10,800\n",
+        b"part 2/2: lines 10,001 to 10,800 of 10,800\n",
+    ]
+    together = [(tmp_path / f"out.{number}-of-2").read_text() for number in (1, 2)]
+    assert "".join(together) == (tmp_path / "out").read_text()
 
 
 # Several models

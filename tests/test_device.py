@@ -1,0 +1,71 @@
+"""What torchrun tells its processes: they share the processors of a machine, and each has its own CUDA device."""
+
+import os
+
+import pytest
+import torch
+
+from mt.device import choose, usable_threads
+from mt.errors import ConfigError, DeviceError
+
+NAMES = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets what a launcher tells; nothing else is told."""
+
+    def launch(**numbers: object) -> None:
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, number in numbers.items():
+            monkeypatch.setenv(name, str(number))
+
+    launch()
+    return launch
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(None, 8), (0, 8), (1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
+def test_processes_of_a_machine_share_its_processors(monkeypatch, launched, processes, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    if processes is not None:
+        launched(LOCAL_WORLD_SIZE=processes)
+    assert usable_threads() == threads
+
+
+def test_what_is_no_number_of_processes_is_named(launched):
+    launched(LOCAL_WORLD_SIZE="-2")
+    with pytest.raises(ConfigError, match="LOCAL_WORLD_SIZE=-2 in the environment is no number"):
+        usable_threads()
+
+
+@pytest.fixture
+def chosen_devices(monkeypatch):
+    """As if there were two CUDA devices: those that were made the current one, in order."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_a_process_alone_computes_on_the_current_device(launched, chosen_devices):
+    assert choose("auto", "fp32", 0, training=False).device == torch.device("cuda")
+    assert chosen_devices == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_process_of_a_machine_computes_on_its_own_device(launched, chosen_devices, rank):
+    launched(LOCAL_RANK=rank)
+    compute = choose("auto", "fp32", 0, training=False)
+    assert compute.device == torch.device("cuda", rank)
+    assert compute.on_cuda
+    assert chosen_devices == [torch.device("cuda", rank)]
+    assert choose("cpu", "fp32", 0, training=False).device == torch.device("cpu")
+
+
+def test_more_processes_than_devices_are_a_device_error(launched, chosen_devices):
+    launched(LOCAL_RANK=2)
+    with pytest.raises(DeviceError, match="process 3 of this machine has no CUDA device: there are 2") as caught:
+        choose("cuda", "fp32", 0, training=False)
+    assert "--nproc-per-node gpu" in caught.value.hint
