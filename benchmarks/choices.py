@@ -38,6 +38,7 @@ def result(path: Path) -> dict[str, Any]:
         "dropout": recipe["model"]["dropout"],
         "tokenizer": recipe["tokenizer"]["type"],
         "precision": recipe["training"]["precision"],
+        "besides": besides(recipe["training"]),
         "seed": made["seed"],
         "steps": figures["steps"],
         "batch_tokens": recipe["data"]["batch_tokens"],
@@ -52,13 +53,23 @@ def preset_of(model: dict[str, Any]) -> str:
     return names[0] if names else "other"
 
 
+EXTRAS = ("consistency", "sampling_alpha", "noise_rate", "bidirectional_epochs")
+
+
+def besides(training: dict[str, Any]) -> str:
+    """What teaches more from the same text, where a run was told to; older recipes know nothing of it."""
+    chosen = {name: training[name] for name in EXTRAS if training.get(name, "off") not in ("off", 0)}
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
 def table(results: list[dict[str, Any]]) -> str:
     rows = [
         f"{'preset':<7} {'dropout':>7} {'tokenizer':<9} {'precision':<9} {'seed':>4} {'updates':>8} {'val BLEU':>9}"
+        "  besides"
     ]
     rows += [
         f"{each['preset']:<7} {each['dropout']:>7} {each['tokenizer']:<9} {each['precision']:<9} {each['seed']:>4}"
-        f" {each['steps']:>8,} {each['best']['bleu']:>9.2f}"
+        f" {each['steps']:>8,} {each['best']['bleu']:>9.2f}  {each['besides']}"
         for each in results
     ]
     return "\n".join(rows)

@@ -90,13 +90,14 @@ def speed_table() -> str:
 
 
 def choices_table() -> str:
-    lines = row("preset", "dropout", "tokenizer", "precision", "seed", "updates", "BLEU on val")
-    lines += row(*["---"] * 7)
+    lines = row("preset", "dropout", "besides", "tokenizer", "precision", "seed", "updates", "BLEU on val")
+    lines += row(*["---"] * 8)
     for record in records("choices"):
         for result in sorted(record["results"], key=lambda each: -each["best"]["bleu"]):
             lines += row(
                 result["preset"],
                 str(result["dropout"]),
+                result.get("besides", ""),  # in files from before there was any
                 result["tokenizer"],
                 result["precision"],
                 str(result["seed"]),
