@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measured import circumstances
+from measured import circumstances, preset_of
 from train import Failure, provenance, training_figures
 
 from mt.errors import MTError
 from mt.files import write_json
-from mt.model.config import PRESETS
 from mt.pipelines.run_folder import RunFolder
 
 PACKAGES = ("torch", "sentencepiece", "sacrebleu", "numpy")
@@ -46,11 +45,6 @@ def result(path: Path) -> dict[str, Any]:
         "training": figures,
         "run": made,
     }
-
-
-def preset_of(model: dict[str, Any]) -> str:
-    names = [name for name, shape in PRESETS.items() if all(model[key] == value for key, value in shape.items())]
-    return names[0] if names else "other"
 
 
 EXTRAS = ("consistency", "sampling_alpha", "noise_rate", "bidirectional_epochs")

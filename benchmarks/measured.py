@@ -15,6 +15,7 @@ from typing import Any
 
 from mt import __version__
 from mt.files import checksum
+from mt.model.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 IDLE_LOAD = 0.5  # a machine with more running processes than this, on average over a minute, is not idle
@@ -98,3 +99,9 @@ def text_record(path: Path, lines: Sequence[str]) -> dict[str, Any]:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median of repetitions, and the lowest and highest of them."""
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def preset_of(model: dict[str, Any]) -> str:
+    """The name of a model's shape."""
+    names = [name for name, shape in PRESETS.items() if all(model[key] == value for key, value in shape.items())]
+    return names[0] if names else "other"

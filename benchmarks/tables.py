@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from measured import preset_of
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "training.md")
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
@@ -54,16 +56,18 @@ def training_table() -> str:
 
 
 def translation_table() -> str:
-    lines = row("engine", "beam", "sentences/s", "BLEU", "memory", "device")
-    lines += row(*["---"] * 6)
+    lines = row("model", "engine", "beam", "sentences/s", "BLEU", "memory", "to load", "device")
+    lines += row(*["---"] * 8)
     for record in records("translate"):
         for result in record["results"]:
             lines += row(
+                preset_of(record["model"]["model"]),
                 result["engine"],
                 str(result["beam"]),
                 f"{result['sentences_per_second']['median']:,.0f}",
                 f"{result['bleu']:.1f}",
                 f"{result['peak_rss_bytes'] / 2**20:,.0f} MiB",
+                f"{result['load_seconds']:.1f} s",
                 device_name(record["machine"], record["settings"]["device"]),
             )
     return lines

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from engines import BATCH_SENTENCES, Job
-from measured import circumstances, machine_name, spread, text_record, warn_when_busy
+from measured import circumstances, machine_name, preset_of, spread, text_record, warn_when_busy
 from peers import Disagreement, Sample, check_ctranslate2, check_m2m100, to_m2m100
 from sacrebleu.metrics.bleu import BLEU
 from workers import Failure, Worker, running
@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="run folder")
     parser.add_argument("--source", type=Path, required=True, help="text to translate, without empty lines")
     parser.add_argument("--reference", type=Path, required=True, help="its translation, for BLEU")
-    parser.add_argument("--output", type=Path, required=True, help="folder of translate-MACHINE.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder of translate-PRESET-MACHINE.json")
     parser.add_argument("--engines", type=names, default=["mt", "hf", "ctranslate2"], help="mt,hf,ctranslate2")
     parser.add_argument("--beams", type=numbers, default=[5, 1], help="beam sizes, as 5,1")
     parser.add_argument("--repetitions", type=int, default=5, help="after one to warm up")
@@ -212,7 +212,8 @@ def main() -> None:
             results += measure(jobs(loaded, options, folder, beam), references, options.repetitions)
     record |= {"what": "translate", **texts_and_model(options, sources, references)}
     record |= {"largest_difference_from_mt": differences, "results": results}
-    path = options.output / f"translate-{options.machine or machine_name(options.device)}.json"
+    preset = preset_of(record["model"]["model"])
+    path = options.output / f"translate-{preset}-{options.machine or machine_name(options.device)}.json"
     write_json(path, record)
     print(f"wrote {path}", file=sys.stderr)
     print(table(results))
