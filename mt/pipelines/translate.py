@@ -23,7 +23,7 @@ from mt.errors import ConfigError, ModelError
 from mt.files import atomic_file, checksum, decode_lines, open_binary, standard_output
 from mt.model.products import prepare
 from mt.pipelines.resumable import resumable_file
-from mt.pipelines.run_folder import RunFolder, load_model
+from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
 from mt.settings import Values
 from mt.workers import CAN_FORK
 
@@ -41,6 +41,7 @@ class SearchRequest:
     length_penalty: float | None = None
     nbest: int = 1
     batch_tokens: int | None = None  # sentences x longest source; None: what suits the device
+    shortlist: bool = False  # the first model's: ensembles share their tokenizers
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
@@ -73,6 +74,7 @@ def load_translator(request: SearchRequest) -> Translator:
         first.tokenizers,
         search_config(first.decoding, request),
         compute,
+        shortlist=load_shortlist(RunFolder(first.path), first.tokenizers) if request.shortlist else None,
         batch_tokens=request.batch_tokens,
         threads=threads,
         workers=threads if CAN_FORK and not compute.on_cuda else 1,
@@ -129,6 +131,7 @@ def work_record(request: SearchRequest, translator: Translator, files: list[Path
         "model": [model_record(RunFolder(path)) for path in request.models],
         "source": [checksum(path) for path in files],
         "search": asdict(translator.config),
+        "shortlist": checksum(RunFolder(request.models[0]).shortlist) if request.shortlist else None,
         "device": str(translator.compute.device),
         "precision": translator.compute.precision,
         "window": WINDOW,
