@@ -27,7 +27,7 @@ LAYERS = (
     {"device", "settings", "files", "workers", "errors", "__init__"},
 )
 
-SEARCH = "--beam --length-penalty --batch-tokens"
+SEARCH = "--beam --length-penalty --batch-tokens --shortlist"
 DEVICE = "--device --precision --threads"
 
 # The contract of the command line: scripts depend on it, so a change here is a decision.
@@ -44,6 +44,7 @@ COMMANDS = {
     f" {SEARCH} {DEVICE}",
     "info": "--format",
     "average": "--last --output",
+    "shortlist": "--pieces",
     "export": "--to --output --weights",
     "bench": "",
     "bench train": f"--preset --vocab-size --updates --repetitions --format --set {DEVICE}",

@@ -15,6 +15,7 @@ from mt.cli.options import (
     Precision,
     Preset,
     Repetitions,
+    Shortlist,
     TextOrJson,
     Threads,
     TrainingPrecision,
@@ -59,6 +60,7 @@ def translate(
     beam: Beam = None,
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
+    shortlist: Shortlist = False,
     repetitions: Repetitions = 5,
     form: TextOrJson = "text",
     device: Device = "auto",
@@ -72,7 +74,7 @@ def translate(
 
     request = SearchRequest(
         models=model, beam=beam, length_penalty=length_penalty, batch_tokens=batch_tokens,
-        device=device, precision=precision, threads=threads,
+        shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
     record = bench_translate(TranslateBench(search=request, source=file, repetitions=repetitions))
     print_result(record if form == "json" else as_text(record))

@@ -28,6 +28,7 @@ Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of mt train --show-config.")
 ]
 Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")]
+Shortlist = Annotated[bool, typer.Option("--shortlist", help="Consider only what mt shortlist RUN has found likely.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Sentences x longest source in a batch.")]
 
 

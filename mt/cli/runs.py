@@ -1,4 +1,4 @@
-"""Commands that make and describe run folders: `mt train`, `info`, `average`, `export`, `demo`."""
+"""Commands that make and describe run folders: `mt train`, `info`, `average`, `shortlist`, `export`, `demo`."""
 
 import logging
 import time
@@ -118,6 +118,16 @@ def average(
 
     steps = average_last(run, last, output)
     logging.getLogger(__name__).info("%s holds the average of steps %s", output, ", ".join(f"{s:,}" for s in steps))
+
+
+def shortlist(
+    run: Annotated[Path, typer.Argument(help="Run folder, whose training text is still there.")],
+    pieces: Annotated[int, typer.Option(min=1, help="Target pieces for each source piece.")] = 50,
+) -> None:
+    """Learn which target pieces translate which source pieces, for mt translate --shortlist."""
+    from mt.pipelines.shortlist import make_shortlist
+
+    make_shortlist(run, pieces)
 
 
 def export(

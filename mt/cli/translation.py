@@ -12,6 +12,7 @@ from mt.cli.options import (
     LengthPenalty,
     Models,
     Precision,
+    Shortlist,
     TextOrJson,
     Threads,
     one_of,
@@ -30,6 +31,7 @@ def translate(
     nbest: Annotated[int, typer.Option(min=1, help="Hypotheses returned per line; needs --format jsonl.")] = 1,
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
+    shortlist: Shortlist = False,
     form: Annotated[str, typer.Option("--format", help="text or jsonl.")] = "text",
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Translate the I-th of N parts of FILES alone, to share the work.")
@@ -46,7 +48,7 @@ def translate(
 
     request = SearchRequest(
         models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, batch_tokens=batch_tokens,
-        device=device, precision=precision, threads=threads,
+        shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
     translate_files(request, files or [], output, form, None if shard is None else parse_shard(shard))
 
@@ -67,6 +69,7 @@ def evaluate(
     beam: Beam = None,
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
+    shortlist: Shortlist = False,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
@@ -77,7 +80,7 @@ def evaluate(
         raise ConfigError(
             "give either --model with --source, or --hypothesis", "what is scored is a model or a file of translations"
         )
-    if hypothesis and any(each is not None for each in (output, beam, length_penalty, batch_tokens)):
+    if hypothesis and (shortlist or any(each is not None for each in (output, beam, length_penalty, batch_tokens))):
         raise ConfigError("--output and search flags belong to --model", "--hypothesis is translated already")
     from mt.pipelines.evaluate import evaluate_model, score_files
     from mt.pipelines.translate import SearchRequest
@@ -85,7 +88,7 @@ def evaluate(
     if model and source:
         request = SearchRequest(
             models=model, beam=beam, length_penalty=length_penalty, batch_tokens=batch_tokens,
-            device=device, precision=precision, threads=threads,
+            shortlist=shortlist, device=device, precision=precision, threads=threads,
         )  # fmt: skip
         evaluation = evaluate_model(
             request, source, reference, output, target_language=target_language, bleu_tokenize=bleu_tokenize

@@ -104,6 +104,10 @@ class Tokenizer:
         known = [int(i) for i in ids if i not in special]
         return LINE_BREAKS.sub(" ", self.processor.decode(known))
 
+    def bytes(self) -> list[int]:
+        """The ids that stand for a byte each, of which characters outside the vocabulary are made."""
+        return [i for i in range(self.processor.get_piece_size()) if self.processor.is_byte(i)]
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self.processor.id_to_piece(int(i)) if i < self.processor.get_piece_size() else "<pad>" for i in ids]
 

@@ -4,7 +4,10 @@ Knows token ids and log-probabilities; nothing of text, tokenizers, or which mod
 log-probabilities in nats: larger is better.  A hypothesis is ranked by log-probability / length**length_penalty, its
 `</s>` counted.  What a sentence gets depends on the sentence alone, never on what stands beside it in the batch.
 
-Shapes: B sentences, K beams, N = B*K rows, S source length, V vocabulary.
+A batch may be given candidates: then nothing else of the vocabulary is looked at, and probabilities add up to one over
+them, so that what a sentence gets depends on these too.
+
+Shapes: B sentences, K beams, N = B*K rows, S source length, V vocabulary, or the candidates.
 """
 
 from bisect import bisect_left
@@ -64,10 +67,10 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What every step obeys: ids that end, ids never produced, the length penalty, and each sentence's limit."""
+    """What every step obeys: what ends, what is never produced, the length penalty, and each sentence's limit."""
 
-    eos: int
-    forbidden: Tensor  # ids
+    eos: int  # where it stands on the axis V: its id, or its number among the candidates
+    forbidden: Tensor  # the same of tokens never produced
     length_penalty: float
     beams: int  # K
     wanted: int  # hypotheses returned per sentence
@@ -242,6 +245,12 @@ def next_logits(models: Sequence[Transformer], tokens: Tensor, states: Sequence[
     return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)  # unscaled, like any logits
 
 
+def numbers_among(candidates: Tensor, ids: Sequence[int]) -> list[int]:
+    """Where those of the ids that are candidates stand among them."""
+    wanted = torch.tensor(ids, dtype=torch.long, device=candidates.device)
+    return torch.isin(candidates, wanted).nonzero().flatten().tolist()
+
+
 @torch.inference_mode()
 def search(
     models: Sequence[Transformer],
@@ -253,14 +262,21 @@ def search(
     bos: int,
     eos: int,
     forbidden: Sequence[int] = (),
+    candidates: Tensor | None = None,
 ) -> list[list[Hypothesis]]:
     """The `config.nbest` best hypotheses of each source sentence, best first.
 
-    `source` is (B, S) with `mask` True at real tokens, `limits` the most target tokens of each sentence.  Finished
-    sentences leave as soon as the others fill a smaller batch of one of the `BATCH_SIZES`.
+    `source` is (B, S) with `mask` True at real tokens, `limits` the most target tokens of each sentence, `candidates`
+    (C,) different ids, `</s>` among them, that hypotheses are made of; None: the whole vocabulary.  Finished sentences
+    leave as soon as the others fill a smaller batch of one of the `BATCH_SIZES`.
     """
     B, K, device = len(source), config.beam, source.device
     states = [model.encode(source, mask).with_past(K, max(limits)) for model in models]
+    if candidates is not None:
+        [eos], forbidden = numbers_among(candidates, [eos]), numbers_among(candidates, forbidden)
+        candidates = candidates.to(device)
+        for model, state in zip(models, states, strict=True):
+            state.projection = model.projection_to(candidates)
     beams = Beams.start(B, K, bos, device)
     history = History(max(limits), B, K, device)
     rules = Rules(
@@ -278,6 +294,8 @@ def search(
     for length in range(max(limits)):
         logits = next_logits(models, beams.tokens.view(-1, 1), states)  # (N, V), at the first step (B, V)
         beams = step(beams, logits.unflatten(0, beams.tokens.shape), length, rules)
+        if candidates is not None:
+            beams = replace(beams, tokens=candidates[beams.tokens])
         history.append(beams, length)
         last = length + 1 == max(limits)
         if last or (length + 1) % ASK_EVERY[device.type] == 0:

@@ -15,6 +15,7 @@ import numpy as np
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.tokenizer import Tokenizer
 from mt.decoding.search import BATCH_SIZES, Hypothesis, SearchConfig, search
+from mt.decoding.shortlist import Shortlist
 from mt.device import Compute
 from mt.model.transformer import Transformer
 from mt.workers import Workers
@@ -67,6 +68,7 @@ class Translator:
         config: SearchConfig,
         compute: Compute,
         *,
+        shortlist: Shortlist | None = None,
         batch_tokens: int | None = None,
         threads: int = 1,
         workers: int = 1,
@@ -76,6 +78,7 @@ class Translator:
         self.tokenizers = self.source_tokenizer, self.target_tokenizer = tokenizers
         self.config = config
         self.compute = compute
+        self.shortlist = shortlist
         self.batch_tokens = batch_tokens or default_batch_tokens(compute, config.beam)  # sentences x longest source
         self.threads = threads
         self.max_positions = min(model.config.max_positions for model in models)
@@ -153,6 +156,7 @@ class Translator:
                 bos=specials.bos,
                 eos=specials.eos,
                 forbidden=sorted({specials.pad, specials.bos, specials.unk} - {specials.eos}),
+                candidates=self.shortlist.candidates(source) if self.shortlist else None,
             )
         return [[self.as_text(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 

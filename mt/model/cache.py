@@ -6,6 +6,7 @@ a bias says which of these lie in a beam's own past: a beam that goes on from an
 Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past, D head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -47,6 +48,7 @@ class DecoderState:
     past: list[Past] = field(default_factory=list)
     past_bias: Tensor | None = None  # (B, 1, K, P): 0 at keys in a beam's own past, -inf at others
     position: int = 0  # tokens decoded so far
+    projection: Callable[[Tensor], Tensor] | None = None  # to some of the vocabulary; None: to all of it
 
     def with_past(self, beams: int, max_length: int) -> "DecoderState":
         """The state before the first token, with room for `max_length` tokens of `beams` rows a sentence."""
@@ -56,7 +58,7 @@ class DecoderState:
             return like.new_empty(B, H, beams * max_length, D)
 
         past = [Past(room(keys), room(values)) for keys, values in self.memory]
-        return DecoderState(self.memory, self.memory_bias, past)
+        return DecoderState(self.memory, self.memory_bias, past, projection=self.projection)
 
     def next_token(self, rows: int) -> Tensor | None:
         """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.

@@ -8,6 +8,8 @@ Shapes: B sentences, K beams, N = B*K rows, S source length, T target length, M 
 V vocabulary.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -96,9 +98,15 @@ class Transformer(nn.Module):
         """The projection to the vocabulary (V, E), which is the target embedding."""
         return self.target_embedding.weight
 
+    def projection_to(self, candidates: Tensor) -> Callable[[Tensor], Tensor]:
+        """The projection to some ids (C,) of the vocabulary, computed as that to all of it; for a state to carry."""
+        rows = self.output_weight[candidates]
+        return type(self.projection)(rows, None) if self.projection else partial(nn.functional.linear, weight=rows)
+
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
-        """Logits of the token after each of target ids (N, T): (N, T, V)."""
+        """Logits of the token after each of target ids (N, T): (N, T, V), or of what the state projects to."""
         hidden = self.hidden(ids, state)
-        if self.projection:
-            return self.projection(hidden)
+        projection = state.projection or self.projection
+        if projection:
+            return projection(hidden)
         return nn.functional.linear(hidden, self.output_weight)

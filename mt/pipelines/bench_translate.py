@@ -3,6 +3,7 @@
 import logging
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -50,16 +51,23 @@ class MeteredModel:
             WEIGHT_BYTES[precision] * sum(each.inner * each.columns * each.count for each in products if each.rows)
             for products in (reading, writing)
         )
+        self.piece_bytes = WEIGHT_BYTES[precision] * model.config.width  # of the projection
+        self.decoder_bytes -= self.piece_bytes * model.config.target_vocabulary  # not all need be multiplied by
 
     def encode(self, source: Tensor, mask: Tensor | None = None) -> DecoderState:
         self.add(self.encoder_bytes)
         return self.model.encode(source, mask)
 
+    def projection_to(self, candidates: Tensor) -> Callable[[Tensor], Tensor]:
+        self.add(len(candidates) * (WEIGHT_BYTES["fp32"] * self.config.width + self.piece_bytes))  # read and written
+        return self.model.projection_to(candidates)
+
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         logits = self.model.decode(ids, state)
         memory = sum(each.nbytes for pair in state.memory for each in pair)
         past = sum(each[:, :, : past.used].nbytes for past in state.past for each in (past.keys, past.values))
-        self.add(self.decoder_bytes + memory + past + 2 * logits.nbytes)
+        projection = self.piece_bytes * logits.size(-1)
+        self.add(self.decoder_bytes + projection + memory + past + 2 * logits.nbytes)
         return logits
 
     def add(self, moved: int) -> None:
@@ -91,6 +99,7 @@ def bench_translate(request: TranslateBench) -> dict[str, Any]:
         "precision": compute.precision,
         "threads": translator.threads,
         "search": asdict(translator.config),
+        "shortlist": request.search.shortlist,
         "batch_tokens": translator.batch_tokens,
         "lines": len(lines),
         "load_seconds": load_seconds,
@@ -144,7 +153,8 @@ def as_text(record: dict[str, Any]) -> str:
     waits, rate = record["latency_seconds"], record["bytes_per_second"] / 1e9
     rows = {
         "device": f"{record['device']}, {record['precision']}, {record['threads']} threads",
-        "search": f"beam {record['search']['beam']}, {record['batch_tokens']:,} tokens a batch",
+        "search": f"beam {record['search']['beam']}, {record['batch_tokens']:,} tokens a batch"
+        + (", shortlist" if record["shortlist"] else ""),
         "speed": f"{sentences['median']:,.1f} sentences/s ({sentences['lowest']:,.1f} to {sentences['highest']:,.1f}), "
         f"{tokens['median']:,.0f} target tok/s",
         "latency": f"{1e3 * waits['median']:,.1f} ms a line by itself, p95 {1e3 * waits['p95']:,.1f} ms "

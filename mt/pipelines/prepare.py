@@ -348,6 +348,7 @@ def clear(run: RunFolder) -> None:
     Encoded text stays: the cache is keyed by what it was made from.
     """
     tokenizers = ("tokenizer.model", "source.model", "target.model")
-    for name in ("run.toml", "config.json", "model.safetensors", *tokenizers, "log.jsonl", "samples.txt"):
+    results = ("model.safetensors", "shortlist.safetensors", "log.jsonl", "samples.txt")
+    for name in ("run.toml", "config.json", *tokenizers, *results):
         (run.path / name).unlink(missing_ok=True)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

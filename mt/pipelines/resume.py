@@ -52,7 +52,9 @@ def check_output(run: RunFolder, *, overwrite: bool) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise ModelError(f"{run.path} is not a folder", "choose another --output")
     known = (
-        PREPARATIONS | {"run.toml", "model.safetensors", "samples.txt", "checkpoints"} if overwrite else PREPARATIONS
+        PREPARATIONS | {"run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors"}
+        if overwrite
+        else PREPARATIONS
     )
     found = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
     foreign = sorted(name for name in found - known if not name.endswith(".partial"))

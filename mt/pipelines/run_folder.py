@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mt import __version__
 from mt.corpus.tokenizer import Tokenizer
 from mt.decoding.search import SearchConfig
+from mt.decoding.shortlist import Shortlist
 from mt.errors import ModelError, MTError
 from mt.files import atomic_file, read_json, write_json
 from mt.model.config import ModelConfig
@@ -51,6 +53,10 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.path / "samples.txt"
+
+    @property
+    def shortlist(self) -> Path:
+        return self.path / "shortlist.safetensors"
 
     @property
     def cache(self) -> Path:
@@ -166,3 +172,21 @@ def load_model(path: Path) -> LoadedModel:
     model = model_class(config)
     load_weights(model, load_tensors(run.model), str(run.model))
     return LoadedModel(path, model.eval(), tokenizers, languages, decoding)
+
+
+def load_shortlist(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> Shortlist:
+    """What `mt shortlist` has learnt; raises `ModelError` where it has not, or for another vocabulary."""
+    hint = f"mt shortlist {run.path}"
+    if not run.shortlist.is_file():
+        raise ModelError(f"{run.shortlist} does not exist", hint)
+    tensors = load_tensors(run.shortlist)
+    if tensors.keys() != {"translations", "always"} or not shortlist_fits(**tensors, tokenizers=tokenizers):
+        raise ModelError(f"{run.shortlist} does not fit the vocabulary of {run.path}", hint)
+    return Shortlist(**tensors)
+
+
+def shortlist_fits(translations: Tensor, always: Tensor, tokenizers: tuple[Tokenizer, Tokenizer]) -> bool:
+    source, target = tokenizers
+    ids = torch.cat((translations.flatten(), always.flatten()))
+    ends = bool((always == target.specials.eos).any())
+    return ends and len(translations) == source.size and int(ids.min()) >= 0 and int(ids.max()) < target.size

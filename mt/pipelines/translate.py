@@ -23,7 +23,7 @@ from mt.errors import ConfigError, ModelError
 from mt.files import atomic_file, checksum, decode_lines, open_binary, standard_output
 from mt.model.products import prepare
 from mt.pipelines.resumable import resumable_file
-from mt.pipelines.run_folder import RunFolder, load_model
+from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
 from mt.pipelines.shards import Shard, launched_shard, lines_of
 from mt.settings import Values
 from mt.workers import CAN_FORK
@@ -43,6 +43,7 @@ class SearchRequest:
     length_penalty: float | None = None
     nbest: int = 1
     batch_tokens: int | None = None  # sentences x longest source; None: what suits the device
+    shortlist: bool = False  # the first model's: ensembles share their tokenizers
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
@@ -75,6 +76,7 @@ def load_translator(request: SearchRequest) -> Translator:
         first.tokenizers,
         search_config(first.decoding, request),
         compute,
+        shortlist=load_shortlist(RunFolder(first.path), first.tokenizers) if request.shortlist else None,
         batch_tokens=request.batch_tokens,
         threads=threads,
         workers=threads if CAN_FORK and not compute.on_cuda else 1,
@@ -137,6 +139,7 @@ def work_record(
         "model": [model_record(RunFolder(path)) for path in request.models],
         "source": [checksum(path) for path in files],
         "search": asdict(translator.config),
+        "shortlist": checksum(RunFolder(request.models[0]).shortlist) if request.shortlist else None,
         "shard": str(shard) if shard else None,
         "device": translator.compute.device.type,
         "precision": translator.compute.precision,

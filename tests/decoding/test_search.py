@@ -6,6 +6,7 @@ followed on paper; and tiny random Transformers, where a wrong row, past or mask
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +25,7 @@ from mt.decoding.search import (
 )
 from mt.errors import ConfigError
 from mt.model.config import ModelConfig
+from mt.model.products import prepare
 from mt.model.transformer import Transformer
 
 BOS, EOS, A, B_, C, D = range(6)  # of tables
@@ -38,6 +40,7 @@ class TableState:
 
     kinds: torch.Tensor  # (B,)
     beams: int = 0
+    projection: Callable | None = None
 
     def with_past(self, beams, max_length):
         return TableState(self.kinds, 1)
@@ -68,12 +71,17 @@ class TableModel:
         return TableState(source[:, 0])
 
     def decode(self, ids, state):
-        return self.log_probs[state.kinds.repeat_interleave(state.beams), ids[:, 0]][:, None]
+        log_probs = self.log_probs[state.kinds.repeat_interleave(state.beams), ids[:, 0]][:, None]
+        return state.projection(log_probs) if state.projection else log_probs
+
+    def projection_to(self, candidates):
+        return lambda log_probs: log_probs[..., candidates]
 
 
-def search_table(model, kinds, limits, **settings):
-    source = torch.tensor(kinds)[:, None]
-    return search([model], source, None, limits, SearchConfig(**settings), bos=BOS, eos=EOS, forbidden=(BOS,))
+def search_table(model, kinds, limits, candidates=None, **settings):
+    source, config = torch.tensor(kinds)[:, None], SearchConfig(**settings)
+    specials = {"bos": BOS, "eos": EOS, "forbidden": (BOS,)}
+    return search([model], source, None, limits, config, candidates=candidates, **specials)
 
 
 def random_model(seed, device="cpu"):
@@ -104,12 +112,12 @@ def random_sentences(count, seed=0):
     return [[*torch.randint(4, 9, (length,), generator=generator).tolist(), END] for length in lengths]
 
 
-def search_all(models, sentences, limits, device="cpu", **settings):
+def search_all(models, sentences, limits, device="cpu", candidates=None, **settings):
     """One search over all sentences, padded."""
     longest = max(map(len, sentences))
     source = torch.tensor([[*ids, *[PAD] * (longest - len(ids))] for ids in sentences], device=device)
     mask = torch.tensor([[i < len(ids) for i in range(longest)] for ids in sentences], device=device)
-    return search(models, source, mask, limits, SearchConfig(**settings), **SPECIALS)
+    return search(models, source, mask, limits, SearchConfig(**settings), candidates=candidates, **SPECIALS)
 
 
 def log_prob(models, source, ids):
@@ -414,6 +422,75 @@ def test_logits_of_an_ensemble_by_hand():
     states = [TableState(torch.tensor([0]), beams=1) for _ in range(2)]
     logits = next_logits([one, other], torch.tensor([[BOS]]), states)
     torch.testing.assert_close(logits.softmax(-1), torch.tensor([[0.0, 0.3, 0.7, 0.0, 0.0, 0.0]]))
+
+
+def assert_nearly_equal(found, expected):
+    """The same ids, scores to 1e-5."""
+    assert [[each.ids for each in hypotheses] for hypotheses in found] == [
+        [each.ids for each in hypotheses] for hypotheses in expected
+    ]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [each.score for each in ours] == pytest.approx([each.score for each in theirs], abs=1e-5)
+        ranks = [each.normalized_score for each in theirs]
+        assert [each.normalized_score for each in ours] == pytest.approx(ranks, abs=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize("precision", ["", "fp32", "int8"])
+def test_among_the_whole_vocabulary_the_same_is_found(device, precision, beam):
+    if precision and device.type == "cuda":
+        pytest.skip("products are made ready for the CPU only")
+    model, sentences = random_model(3, device), random_sentences(11, 3)
+    prepare(model, precision)
+    limits = [2 * len(ids) + 5 for ids in sentences]
+    expected = search_all([model], sentences, limits, device, beam=beam, nbest=beam)
+    among = search_all([model], sentences, limits, device, torch.arange(9), beam=beam, nbest=beam)
+    assert_nearly_equal(among, expected)
+
+
+class Narrow:
+    """A model for which all but some tokens are impossible."""
+
+    def __init__(self, model, candidates):
+        self.model, self.candidates, self.encode = model, candidates, model.encode
+
+    def decode(self, ids, state):
+        logits = self.model.decode(ids, state)
+        narrowed = torch.full_like(logits, -torch.inf)
+        narrowed[..., self.candidates] = logits[..., self.candidates]
+        return narrowed
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("candidates", [[START, END, 5, 6, 8], [UNK, END, 4, 7], [END, 6]])
+def test_among_candidates_the_same_is_found_as_where_all_else_is_impossible(device, candidates, beam, count):
+    models, sentences = [random_model(seed, device) for seed in (3, 5)[:count]], random_sentences(11, 3)
+    limits = [2 * len(ids) + 5 for ids in sentences]
+    expected = search_all(
+        [Narrow(model, candidates) for model in models], sentences, limits, device, beam=beam, nbest=beam
+    )
+    found = search_all(models, sentences, limits, device, torch.tensor(candidates), beam=beam, nbest=beam)
+    assert_nearly_equal(found, expected)
+    assert {token for hypotheses in found for each in hypotheses for token in each.ids} <= {*candidates} & {*WORDS}
+    whole = search_all(models, sentences, limits, device, beam=beam)
+    assert [hypotheses[0].ids for hypotheses in found] != [hypotheses[0].ids for hypotheses in whole]
+
+
+def test_probabilities_add_up_to_one_over_the_candidates_forbidden_ones_included():
+    model = TableModel({BOS: {BOS: 0.4, EOS: 0.1, A: 0.2, B_: 0.3}, A: {EOS: 0.5, B_: 0.5}})
+    among = torch.tensor([BOS, EOS, A])
+    one, two = search_table(model, [0], [4], among, beam=3, nbest=2, length_penalty=0.0)[0]
+    assert (one.ids, two.ids) == ([A], [])
+    assert one.score == pytest.approx(math.log(0.2 / 0.7), abs=1e-5)  # and then </s> for certain
+    assert two.score == pytest.approx(math.log(0.1 / 0.7), abs=1e-5)
+
+
+def test_at_the_limit_the_end_is_forced_among_candidates_too():
+    endless = TableModel({last: {EOS: 0.01, A: 0.99} for last in (BOS, A)})
+    best = search_table(endless, [0], [4], torch.tensor([EOS, A, D]), beam=1)[0][0]
+    assert best.ids == [A, A, A]
+    assert best.score == pytest.approx(3 * math.log(0.99) + math.log(0.01), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from mt.corpus.tokenizer import LINE_BREAKS, Tokenizer, train_tokenizer
 from mt.decoding import translator as module
 from mt.decoding.search import Hypothesis, SearchConfig
+from mt.decoding.shortlist import Shortlist
 from mt.decoding.translator import ScoredText, Translator
 from mt.device import Compute
 from mt.model.config import ModelConfig
@@ -183,6 +184,7 @@ def test_special_ids_but_the_end_are_forbidden(translator, tokenizer, searched):
         "bos": specials.bos,
         "eos": specials.eos,
         "forbidden": sorted([specials.pad, specials.bos, specials.unk]),
+        "candidates": None,
     }
 
 
@@ -190,6 +192,30 @@ def test_a_translation_never_contains_a_line_break(translator, tokenizer, monkey
     ids = tokenizer.encode(["a\nb\rc\u2028d\x85e"])[0]
     monkeypatch.setattr(module, "search", lambda *arguments, **settings: [[Hypothesis(ids, -2.0, -1.0)]])
     assert translator.translate(["a cat"])[0].hypotheses == [ScoredText("a b c d e", -2.0, -1.0, len(ids) + 1)]
+
+
+def test_with_a_shortlist_of_all_pieces_translations_are_the_same(translator, tokenizer):
+    expected = translator.translate(LINES)
+    everything = torch.arange(tokenizer.size)
+    translator.shortlist = Shortlist(torch.full((tokenizer.size, 1), tokenizer.specials.eos), everything)
+    for one, other in zip(translator.translate(LINES), expected, strict=True):
+        assert one.text == other.text
+        assert one.hypotheses[0].score == pytest.approx(other.hypotheses[0].score, abs=1e-5)
+
+
+def test_a_batch_has_the_candidates_of_its_own_sentences(translator, tokenizer, searched):
+    eos = tokenizer.specials.eos
+    translator.shortlist = Shortlist(torch.arange(tokenizer.size)[:, None], torch.tensor([eos]))  # each for itself
+    translator.batch_tokens = 1  # a sentence a batch
+    translator.config = SearchConfig(beam=2, nbest=2)
+    short, long = LINES[1], LINES[0]
+    found = translator.translate([short, long])
+    pieces = [sorted({*ids, eos}) for ids in tokenizer.encode([long, short])]  # the longest is searched first
+    assert [call[2]["candidates"].tolist() for call in searched] == pieces
+    for translation in found:
+        letters = {letter for hypothesis in translation.hypotheses for letter in hypothesis.text}
+        assert letters
+        assert letters <= set(translation.source)
 
 
 WEIRD = {

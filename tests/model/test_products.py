@@ -70,3 +70,14 @@ def test_a_prepared_model_computes_what_it_did(model, precision, error):
     torch.testing.assert_close(logits, expected, atol=error * float(expected.std()), rtol=0)
     left = [name for name, module in ready.named_modules() if isinstance(module, nn.Linear)]
     assert bool(left) == (precision == "bf16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
+def test_a_projection_to_some_of_the_vocabulary_computes_these_logits(model, precision):
+    source, target, candidates = torch.randint(4, 90, (3, 9)), torch.randint(4, 90, (3, 1)), torch.tensor([2, 5, 77])
+    prepare(model, precision)
+    state = model.encode(source)
+    whole = model.decode(target, state)
+    state.projection = model.projection_to(candidates)
+    for each in (state, state.with_past(1, 7)):
+        torch.testing.assert_close(model.decode(target, each), whole[..., candidates], atol=1e-5, rtol=0)

@@ -1,6 +1,7 @@
 """`mt bench translate`: what it reports of a finished run, not how fast anything is."""
 
 import json
+from multiprocessing import Value
 
 import numpy as np
 import pytest
@@ -72,8 +73,6 @@ def test_a_text_without_words_is_refused(mt, trained, tmp_path):
 
 def test_bytes_are_those_of_weights_keys_values_and_logits(trained):
     """Counted by hand for one sentence of three tokens and two beams; E = 32, F = 64, one layer, float32."""
-    from multiprocessing import Value
-
     model = load_model(trained).model
     V = model.config.target_vocabulary
     metered = MeteredModel(model, "fp32", Value("d"))
@@ -85,6 +84,21 @@ def test_bytes_are_those_of_weights_keys_values_and_logits(trained):
     decoder = 4 * E * E + 2 * E * E + 2 * E * F + V * E
     memory, past, logits = 2 * 3 * E, 2 * 2 * E, 2 * 2 * V
     assert metered.total.value == 4 * (encoder + decoder + memory + past + logits)
+
+
+def test_bytes_of_a_projection_to_candidates_are_those_of_making_it_and_of_its_rows(trained):
+    model = load_model(trained).model
+    V, E = model.config.target_vocabulary, 32
+    totals = []
+    for candidates in (None, torch.arange(10)):
+        metered = MeteredModel(model, "fp32", Value("d"))
+        state = metered.encode(torch.tensor([[5, 6, 2]])).with_past(1, 9)
+        if candidates is not None:
+            state.projection = metered.projection_to(candidates)
+        assert metered.decode(torch.tensor([[1]]), state).size(-1) == (V if candidates is None else 10)
+        totals.append(metered.total.value)
+    whole, some = totals
+    assert whole - some == 4 * ((V - 10) * (E + 2) - 2 * 10 * E)
 
 
 def test_memory_is_that_of_the_highest_moment():
