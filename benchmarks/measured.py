@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import shlex
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -94,11 +93,6 @@ def warn_when_busy() -> None:
 def text_record(path: Path, lines: Sequence[str]) -> dict[str, Any]:
     """Which text was used: a checksum says it, wherever the file lies."""
     return {"file": path.name, "sha256": checksum(path), "lines": len(lines), "different_lines": len(set(lines))}
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median of repetitions, and the lowest and highest of them."""
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
 def preset_of(model: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import circumstances, machine_name, spread, warn_when_busy
+from measured import circumstances, machine_name, warn_when_busy
 from trainers import DROPOUT, PEERS, Job, work_of
 from workers import Failure, Worker, running
 
@@ -19,6 +19,7 @@ from mt.errors import MTError
 from mt.files import write_json
 from mt.model.cost import weight_products
 from mt.pipelines.bench_train import Work, matrix_rate
+from mt.pipelines.measuring import spread
 
 PACKAGES = ("torch", "transformers", "sentencepiece", "numpy")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from engines import BATCH_SENTENCES, Job
-from measured import circumstances, machine_name, preset_of, spread, text_record, warn_when_busy
+from measured import circumstances, machine_name, preset_of, text_record, warn_when_busy
 from peers import Disagreement, Sample, check_ctranslate2, check_m2m100, to_m2m100
 from sacrebleu.metrics.bleu import BLEU
 from workers import Failure, Worker, running
@@ -21,6 +21,7 @@ from workers import Failure, Worker, running
 from mt.errors import MTError
 from mt.files import checksum, read_lines, write_json
 from mt.interop.ctranslate2 import to_ctranslate2
+from mt.pipelines.measuring import spread
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "sentencepiece", "sacrebleu", "numpy")

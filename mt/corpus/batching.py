@@ -33,7 +33,8 @@ class PackedSentences:
     seen: Tensor | None = None  # (1, M) 0 where a token's embedding is cut off, else 1; None: all are seen
 
     def to(self, device: torch.device) -> "PackedSentences":
-        return replace(self, ids=moved(self.ids, device), lengths=moved(self.lengths, device))
+        seen = None if self.seen is None else moved(self.seen, device)
+        return replace(self, ids=moved(self.ids, device), lengths=moved(self.lengths, device), seen=seen)
 
 
 @dataclass(frozen=True, slots=True)

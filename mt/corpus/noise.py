@@ -3,7 +3,7 @@
 import random
 import re
 
-LETTER_AT_START = re.compile(r"(?<!\w)\w")
+LETTER_AT_START = re.compile("(?<![\\w'’\u0300-\u036f])\\w")  # an apostrophe and an accent are within a word
 LONG_WORD = re.compile(r"[^\W\d_]{4,}")  # of four letters and more
 SLIPS = 0.1  # share of the long words with a slip
 

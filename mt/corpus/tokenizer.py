@@ -92,11 +92,17 @@ class Tokenizer:
         """Ids of each line, in pieces drawn at random.
 
         A unigram tokenizer draws a segmentation with probability proportional to its likelihood^alpha: near 1 it is
-        nearly always the best one, near 0 any.  BPE leaves out each merge with probability alpha.
+        nearly always the best one, near 0 any.  BPE leaves out each merge with probability alpha.  Raises
+        `ConfigError` for tokenizers of other types.
         """
         sentencepiece.set_random_generator_seed(seed)
-        # With one thread, which SentencePiece starts for the call and seeds, lines are drawn in order.
-        return self.processor.encode(list(lines), enable_sampling=True, alpha=alpha, nbest_size=-1, num_threads=1)
+        try:
+            # With one thread, which SentencePiece starts for the call and seeds, lines are drawn in order.
+            return self.processor.encode(list(lines), enable_sampling=True, alpha=alpha, nbest_size=-1, num_threads=1)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"this tokenizer has no other pieces to draw: {error}", "--set training.sampling_alpha=0"
+            ) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special ids are passed over, and a line break (made of byte pieces, say) is a space."""

@@ -57,7 +57,10 @@ class Variation:
         sentences = [side[i] for i in indices]
         generator = random.Random(seed)
         noise = [generator.random() < noise_rate for _ in sentences]
-        changed = [i for i, is_noisy in enumerate(noise) if is_noisy or self.sampling_alpha]
+        unknown = tokenizer.specials.unk  # a piece that decodes to nothing: what it stood for would be lost
+        changed = [
+            i for i, ids in enumerate(sentences) if (noise[i] or self.sampling_alpha) and unknown not in ids.tolist()
+        ]
         lines = [tokenizer.decode(sentences[i].tolist()) for i in changed]
         lines = [noisy(line, generator) if noise[i] else line for i, line in zip(changed, lines, strict=True)]
         if self.sampling_alpha:

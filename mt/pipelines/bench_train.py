@@ -7,14 +7,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import count, islice
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mt.corpus.batching import Batcher, BatchSampler
+from mt.corpus.batching import Batch, Batcher, BatchSampler
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.tokenizer import Specials
 from mt.device import Compute
@@ -24,8 +25,9 @@ from mt.pipelines.prepare import Texts, complete_recipe, read_or_encode
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.resume import OF_THE_MACHINE
 from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
-from mt.pipelines.train import choose_compute, make_updater
+from mt.pipelines.train import choose_compute, make_updater, updates_of
 from mt.settings import read_toml
+from mt.training.loop import Updates
 from mt.training.optimizer import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Work:
 
     config: RunConfig
     corpus: EncodedCorpus
-    weights: np.ndarray | None  # of each sentence
+    updates: Updates
     specials: tuple[Specials, Specials]
     compute: Compute
 
@@ -84,7 +86,8 @@ def run_work(given: Settings, path: Path) -> Work:
     data = read_or_encode(run, settings, texts, tokenizers)
     tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
-    return Work(config, data.train, data.weights, (tokenizers[0].specials, tokenizers[1].specials), compute)
+    updates = updates_of(config, data, tokenizers, compute)
+    return Work(config, data.train, updates, (tokenizers[0].specials, tokenizers[1].specials), compute)
 
 
 def made_up_work(request: TrainBench, folder: Path) -> Work:
@@ -102,7 +105,10 @@ def made_up_work(request: TrainBench, folder: Path) -> Work:
     updates = request.updates or UPDATES[compute.device.type]
     sentences = updates * (request.repetitions + 1) * config.data.batch_tokens // MEAN_TOKENS + 1
     write_made_up(folder, sentences, request.vocabulary, config.data.max_tokens)
-    return Work(config, EncodedCorpus(folder), None, (MADE_UP_SPECIALS, MADE_UP_SPECIALS), compute)
+    corpus, specials = EncodedCorpus(folder), (MADE_UP_SPECIALS, MADE_UP_SPECIALS)
+    sampler = BatchSampler(corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed)
+    batches = partial(Batcher(corpus, specials, compute.device).updates, sampler, config.training.micro_batch_tokens)
+    return Work(config, corpus, batches, specials, compute)
 
 
 def write_made_up(folder: Path, sentences: int, vocabulary: int, max_tokens: int) -> None:
@@ -130,9 +136,11 @@ def measure(work: Work, request: TrainBench) -> dict[str, Any]:
     flops = statistics.median(each.flops / each.seconds for each in repetitions)
     memory = compute.memory_gib()
     parts = math.ceil(config.data.batch_tokens / (config.training.micro_batch_tokens or config.data.batch_tokens))
-    source_tokens = statistics.mean(each.source_tokens for each in repetitions) / updates / parts
-    target_tokens = statistics.mean(each.target_tokens for each in repetitions) / updates / parts
-    ceiling = matrix_rate(weight_products(config.model, round(source_tokens), round(target_tokens)), compute)
+    source_tokens, target_tokens = (
+        round(config.training.passes * statistics.mean(tokens) / updates / parts)
+        for tokens in zip(*((each.source_tokens, each.target_tokens) for each in repetitions), strict=True)
+    )
+    ceiling = matrix_rate(weight_products(config.model, source_tokens, target_tokens), compute)
     return {
         "what": "bench train",
         "model": asdict(config.model),
@@ -167,22 +175,21 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute)
     updater.model.train()
-    sampler = BatchSampler(
-        work.corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed, weights=work.weights
-    )
-    batcher = Batcher(work.corpus, work.specials, compute.device)
-    batches = batcher.updates(sampler, config.training.micro_batch_tokens, 0, 0)
-    steps = zip(count(1), sampler.updates(0, 0), batches, strict=False)
+    steps = enumerate(work.updates(0, 0), 1)
     while True:
-        source_tokens = target_tokens = flops = 0
+        done: list[Batch] = []
         started = time.perf_counter()
-        for step, (indices, *_), (parts, *_) in islice(steps, updates):
+        for step, (parts, *_) in islice(steps, updates):
             updater(parts, learning_rate(config.optimizer, step, None))
-            source, target = work.corpus.source.lengths[indices], work.corpus.target.lengths[indices]
-            source_tokens, target_tokens = source_tokens + int(source.sum()), target_tokens + int(target.sum())
-            flops += config.training.passes * training_flops(config.model, source, target)
+            done += parts
         compute.synchronize()
-        yield Repetition(time.perf_counter() - started, source_tokens, target_tokens, flops)
+        seconds = time.perf_counter() - started
+        source, target = (
+            torch.cat([side.lengths for side in sides]).numpy(force=True)
+            for sides in zip(*((batch.source, batch.target_input) for batch in done), strict=True)
+        )
+        flops = config.training.passes * training_flops(config.model, source, target)
+        yield Repetition(seconds, int(source.sum()), int(target.sum()), flops)
 
 
 def matrix_rate(products: list[Product], compute: Compute) -> float:

@@ -19,6 +19,7 @@ SAMPLE_SECONDS = 0.05  # between looks at memory
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median of repetitions, and the lowest and highest of them."""
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
@@ -62,6 +63,8 @@ class PeakMemory:
         self.thread = threading.Thread(target=self.sample, daemon=True)
 
     def __enter__(self) -> "PeakMemory":
+        if self.compute.on_cuda:
+            torch.cuda.reset_peak_memory_stats(self.compute.device)
         self.thread.start()
         return self
 

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
 from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of, train_tokenizer
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
-from mt.errors import DataError
+from mt.errors import ConfigError, DataError
 from mt.files import atomic_directory, checksum, read_json, read_lines, write_json, write_text
 from mt.pipelines.recipe import (
     CorpusFacts,
@@ -267,6 +267,7 @@ def prepare_run(
             logger.info("%s", line)
         tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
         tokenizers = start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed)
+        check_directions(settings, tokenizers)
         clear(run)
         run.write_tokenizers(*tokenizers)
     else:
@@ -287,6 +288,15 @@ def prepare_run(
         run.write_config(config.model, tokenizers, languages, decoding, provenance)
     write_text(run.recipe, config.as_toml())
     return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)
+
+
+def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
+    """Raise `ConfigError` where both directions are to be learned and each side has a tokenizer of its own."""
+    if settings.said()["training"].get("bidirectional_epochs") and tokenizers[0] is not tokenizers[1]:
+        raise ConfigError(
+            "training.bidirectional_epochs needs one tokenizer for both sides; here each side has its own",
+            "leave it out, or train with one: --set tokenizer.joint=true",
+        )
 
 
 def seed_and_threads(settings: Settings) -> tuple[int, int]:
@@ -314,7 +324,7 @@ def read_or_encode(
 ) -> PreparedData:
     """The encoded corpora from the cache, where they are put first if they are not there."""
     data, (seed, threads) = undecided_data(settings), seed_and_threads(settings)
-    rules = {"rules": asdict(data.rules), "max_tokens": data.max_tokens, "train": len(texts.train)}
+    rules = {"rules": data.rules.as_key(), "max_tokens": data.max_tokens, "train": len(texts.train)}
     key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
     folder = (Path(data.cache) if data.cache else run.cache) / key
     if not (folder / "facts.json").is_file():

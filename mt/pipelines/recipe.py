@@ -35,7 +35,7 @@ class DataConfig:
     max_tokens: int = 256  # of either side; longer pairs are left out
     max_characters: int = 5_000  # of either side; longer pairs are left out
     clean: str = "safe"  # off | safe | strict: which pairs are left out
-    max_length_ratio: float = auto()  # of the sides' characters, 1 being usual in the corpus; odder pairs are left out
+    max_length_ratio: float = auto()  # of the sides' characters, 1 being usual in the corpus; 0: any
     cache: str = ""  # folder of encoded corpora, may be shared between runs; "": RUN/cache
 
     def __post_init__(self) -> None:
@@ -85,10 +85,6 @@ class RunConfig:
             )
         if self.optimizer.schedule == "cosine" and not self.training.max_steps:
             raise ConfigError("the schedule cosine needs --max-steps")
-        if self.training.bidirectional_epochs and not self.model.share_embeddings:
-            raise ConfigError(
-                "training.bidirectional_epochs needs one tokenizer for both sides", "--set tokenizer.joint=true"
-            )
         if self.data.max_tokens > self.model.max_positions:
             raise ConfigError(
                 f"data.max_tokens {self.data.max_tokens} is above model.max_positions {self.model.max_positions}"
@@ -113,6 +109,13 @@ SECTIONS: dict[str, type] = {
 }
 
 
+# Settings that "auto" takes from another one.
+DEPENDENT = {
+    ("training", "consistency"): ("consistency_alpha", "cutoff"),
+    ("data", "clean"): ("max_length_ratio",),
+}
+
+
 def known_keys(section: str) -> list[str]:
     names = [item.name for item in dataclasses.fields(SECTIONS[section]) if item.name not in VOCABULARY_FIELDS]
     return [*names, "preset"] if section == "model" else names
@@ -134,6 +137,9 @@ class Settings:
                 check_key(key, known_keys(section), f"{where}: {section}.{key}")
                 wanted = str if key == "preset" else get_type_hints(SECTIONS[section])[key]
                 self.given[section][key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
+                for dependent in DEPENDENT.get((section, key), ()):
+                    if dependent not in values:  # what an earlier layer says goes with another choice
+                        self.given[section].pop(dependent, None)
         preset = self.given["model"].get("preset", AUTO)
         if preset != AUTO:
             check_key(preset, PRESETS, f"{where}: the preset {preset}")
@@ -254,13 +260,14 @@ def resolve_training(settings: Settings, steps_per_epoch: int, compute: Compute,
     given = settings.said()["training"]
     often = min(max(200, steps_per_epoch), 5_000, (given.get("max_steps") or 1 << 40) // 10)
     every = given.get("validate_every_steps", max(1, often))
+    passes = 1 if given.get("consistency", "off") == "off" else 2  # that memory must hold at a time
     resolved = {
         "device": compute.device.type,
         "precision": compute.precision,
         "threads": threads,
         "consistency_alpha": ALPHA.get(given.get("consistency", ""), 0.0),
         "cutoff": CUTOFF.get(given.get("consistency", ""), 0.0),
-        "micro_batch_tokens": 32_768 if compute.on_cuda else 4_096,
+        "micro_batch_tokens": (32_768 if compute.on_cuda else 4_096) // passes,
         "validate_every_steps": every,
         "checkpoint_every_steps": every,
     }
@@ -302,7 +309,7 @@ def differences(saved: dict[str, Values], settings: Settings, precision_was_auto
     refused: list[str] = []
     for section, values in said.items():
         for key, value in values.items():
-            before = saved[section].get(key)
+            before = saved[section].get(key, defaults(SECTIONS[section]).get(key))  # older recipes lack some
             if isinstance(value, tuple):
                 value = list(value)
             if value == before:

@@ -13,12 +13,13 @@ import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
 from mt.corpus.encoded import BothWays, Pairs
+from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import Variation
 from mt.device import Compute, choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, Interrupted
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.transformer import Transformer
-from mt.pipelines.prepare import PreparedRun, Texts, prepare_run
+from mt.pipelines.prepare import PreparedData, PreparedRun, Texts, prepare_run
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import RunLog
 from mt.pipelines.resume import (
@@ -31,6 +32,7 @@ from mt.pipelines.resume import (
     unused_origin,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
+from mt.pipelines.shards import launched_shard
 from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
@@ -60,6 +62,8 @@ def train(request: TrainRequest) -> None:
 
     Configuration, device, run folder and data are checked in this order, before anything is written.
     """
+    if launched_shard():
+        raise ConfigError("mt train is one process", "start it without torchrun")
     run = RunFolder(request.output)
     new = request.overwrite or not run.recipe.is_file()
     if not new and request.start_from:
@@ -126,7 +130,7 @@ def fit(
     clock = Clock(request.started, progress.elapsed_seconds)
     log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
     announce(model, prepared, compute, log, progress)
-    updates = updates_of(prepared, compute)
+    updates = updates_of(config, prepared.data, prepared.tokenizers, compute)
 
     def publish() -> None:
         save_tensors(run.model, weights(model))
@@ -161,9 +165,10 @@ def fit(
     )  # fmt: skip
 
 
-def updates_of(prepared: PreparedRun, compute: Compute) -> Updates:
-    """The updates of the training text, as the recipe cuts them."""
-    config, data = prepared.config, prepared.data
+def updates_of(
+    config: RunConfig, data: PreparedData, tokenizers: tuple[Tokenizer, Tokenizer], compute: Compute
+) -> Updates:
+    """The updates of the training text, as the recipe cuts and varies them."""
     training = config.training
     corpus: Pairs = BothWays(data.train) if training.bidirectional_epochs else data.train
     sampler = BatchSampler(
@@ -176,13 +181,13 @@ def updates_of(prepared: PreparedRun, compute: Compute) -> Updates:
     variation = None
     if training.sampling_alpha or training.noise_rate:
         variation = Variation(
-            tokenizers=prepared.tokenizers,
+            tokenizers=tokenizers,
             sampling_alpha=training.sampling_alpha,
             noise_rate=training.noise_rate,
             max_tokens=config.data.max_tokens,
             seed=training.seed,
         )
-    batcher = Batcher(corpus, prepared.specials, compute.device, variation)
+    batcher = Batcher(corpus, (tokenizers[0].specials, tokenizers[1].specials), compute.device, variation)
     return partial(batcher.updates, sampler, training.micro_batch_tokens)
 
 

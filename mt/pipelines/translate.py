@@ -102,8 +102,10 @@ def translate(
     """
     if request.nbest > 1 and form == "text":
         raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
-    if shard is None and (shard := launched_shard()):
-        output = shard.own_file(output)
+    if launched := launched_shard():
+        if shard:
+            raise ConfigError(f"--shard {shard} would be that of every process", "torchrun gives each its own")
+        shard, output = launched, launched.own_file(output)
     part = lines_of(shard, files, WINDOW) if shard else EVERY_LINE
     with ExitStack() as stack:
         inputs = [(stack.enter_context(open_binary(path)), str(path)) for path in files]

@@ -85,8 +85,8 @@ def test_presets_drop_what_they_say(preset, dropped):
 
 
 def test_letters_and_digits_by_hand():
-    assert [has_few_letters(line) for line in ("ab 12", "a 123", "", "हिन्दी में", "日本語", "---")] == [
-        False, True, False, False, False, True
+    assert [has_few_letters(line) for line in ("ab 12", "a 123", "", "हिन्दी में", "日本語", "---", "ကြွက်")] == [
+        False, True, False, False, False, True, False
     ]  # fmt: skip
     assert digits_of("1,020") == digits_of("2.100") == digits_of("१,०२०") == 2 + (1 << 6) + (1 << 12)
     assert digits_of("no digit") == 0
@@ -165,9 +165,11 @@ def test_files_are_checked_with_their_examples_quoted(tmp_path):
 
 
 def test_rules_that_no_text_can_meet_are_refused():
-    for rules in ({"max_characters": 0}, {"max_length_ratio": 1.0}, {"max_length_ratio": float("nan")}):
+    for ratio in (1.0, -2.0, float("nan")):
         with pytest.raises(ConfigError):
-            CleaningRules(**rules)
+            CleaningRules(max_length_ratio=ratio)
+    with pytest.raises(ConfigError):
+        CleaningRules(max_characters=0)
 
 
 def test_overlap_counts_validation_pairs_and_sources_seen_in_training():

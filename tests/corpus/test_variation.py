@@ -1,14 +1,17 @@
 """Sentences learned otherwise each time: other pieces of the same text, noise, and the same for the same seeds."""
 
+import io
 from itertools import islice
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
 from mt.corpus.batching import Batcher, BatchSampler
 from mt.corpus.tokenizer import Tokenizer, train_tokenizer
 from mt.corpus.variation import SentencePairs, Sentences, Variation
+from mt.errors import ConfigError
 
 LINES = [f"the {size} {animal} sleeps on the {place}" for size in ("small", "large", "sleepy") for animal in
          ("cat", "dog", "badger", "elephant") for place in ("mat", "table", "mountain", "sleeper")]  # fmt: skip
@@ -98,3 +101,19 @@ def test_noise_and_sampling_go_together(tokenizer, pairs):
     assert rows(drawn.source) == rows(again.source)
     assert not set(LINES) & {tokenizer.decode(row[:-1]) for row in rows(drawn.source)}
     assert [tokenizer.decode(row[:-1]) for row in rows(drawn.target)] == LINES
+
+
+def test_what_is_unknown_to_a_tokenizer_is_not_lost(tokenizer):
+    unknown = tokenizer.specials.unk
+    sentences = Sentences([np.array([unknown, 5, 6, tokenizer.specials.eos])])
+    drawn = variation(tokenizer, noise_rate=1.0)(SentencePairs(sentences, sentences), np.array([0]), 1)
+    assert rows(drawn.source) == rows(drawn.target) == rows(sentences)
+
+
+def test_a_tokenizer_without_other_pieces_is_one_clear_error():
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_writer=model, model_type="char", vocab_size=30, minloglevel=2
+    )
+    with pytest.raises(ConfigError, match="this tokenizer has no other pieces to draw"):
+        Tokenizer(model.getvalue()).sample(LINES, 0.3, 1)

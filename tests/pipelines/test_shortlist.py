@@ -223,7 +223,7 @@ def test_an_interrupted_file_goes_on_with_the_shortlist_it_began_with(listed):
     def recorded(shortlist):
         request = SearchRequest(models=[listed], device="cpu", threads=1, shortlist=shortlist)
         with load_translator(request) as translator:
-            return work_record(request, translator, [], "text")["shortlist"]
+            return work_record(request, translator, [], "text", None)["shortlist"]
 
     assert recorded(True) == checksum(listed / "shortlist.safetensors")
     assert recorded(False) is None

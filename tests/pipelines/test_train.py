@@ -170,7 +170,7 @@ def test_given_validation_text_is_validated_on_and_everything_else_learned(train
     assert len(EncodedCorpus(prepared / "train")) == 300
 
 
-@pytest.mark.parametrize(("preset", "ratio", "verdict"), [("off", float("inf"), "kept"), ("strict", 2.5, "dropped")])
+@pytest.mark.parametrize(("preset", "ratio", "verdict"), [("off", 0, "kept"), ("strict", 2.5, "dropped")])
 def test_what_is_left_out_is_chosen_by_a_preset(train, corpus, tmp_path, preset, ratio, verdict):
     for language in ("en", "de"):
         (tmp_path / f"more.{language}").write_text((corpus / f"train.{language}").read_text() + "same\n")
@@ -334,12 +334,40 @@ def test_two_passes_both_directions_and_variations_are_resumed_exactly_too(
     assert (settings["consistency_alpha"], settings["cutoff"]) == (3.0, 0.05)
 
 
-def test_learning_both_directions_needs_one_tokenizer(train, tmp_path):
-    flags = ["--set", "training.bidirectional_epochs=1", "--set", "tokenizer.joint=false"]
-    outcome = train(tmp_path / "run", *flags, steps=2)
+def test_learning_both_directions_needs_one_tokenizer_and_else_nothing_changes(train, run):
+    before = contents(run)
+    flags = ["--set", "training.bidirectional_epochs=1", "--set", "tokenizer.joint=false", "--overwrite"]
+    outcome = train(run, *flags, steps=2)
     assert outcome.code == ExitCode.USAGE
     assert "error: training.bidirectional_epochs needs one tokenizer for both sides" in outcome.err
-    assert not (tmp_path / "run").exists()
+    assert contents(run) == before
+
+
+def test_another_choice_brings_its_own_numbers_over_a_complete_recipe(mt, trained, tmp_path):
+    flags = ["--config", trained / "run.toml", "--show-config", "--output", tmp_path / "run"]
+    shown = mt("train", *flags, "--set", "training.consistency=simcut", "--clean", "strict").out
+    settings = tomllib.loads(shown)
+    assert (settings["training"]["consistency_alpha"], settings["training"]["cutoff"]) == ("auto", "auto")
+    assert settings["data"]["max_length_ratio"] == "auto"
+    both = ["--set", "training.cutoff=0.2", "--set", "training.consistency=r-drop", "--set", "training.cutoff=0.1"]
+    assert tomllib.loads(mt("train", *flags, *both).out)["training"]["cutoff"] == 0.1
+
+
+def test_what_an_older_recipe_does_not_know_may_be_said_as_it_was(mt, run):
+    recipe = (run / "run.toml").read_text()
+    known = [line for line in recipe.splitlines() if not line.startswith(("consistency = ", "clean = "))]
+    (run / "run.toml").write_text("\n".join(known))
+    outcome = mt("train", "--output", run, "--clean", "safe", "--set", "training.consistency=off")
+    assert outcome.code == 0, outcome.err
+    assert mt("train", "--output", run, "--clean", "strict").code == ExitCode.USAGE
+
+
+def test_training_under_torchrun_is_refused(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = train(tmp_path / "run", steps=2)
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith("error: mt train is one process\n")
 
 
 def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, corpus, tiny_flags, tmp_path):

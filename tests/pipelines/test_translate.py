@@ -467,11 +467,11 @@ def test_each_process_of_torchrun_writes_its_part(translate_files, launched, tmp
     assert "".join(output.read_text() for output in outputs) == whole
 
 
-def test_a_part_that_is_asked_for_is_translated_whatever_torchrun_tells(translate_files, launched, tmp_path):
-    asked = translate_files("--shard", "3/3").out
+def test_one_part_for_all_processes_is_refused(translate_files, launched, tmp_path):
     launched(0, 2)
-    assert translate_files("--shard", "3/3", "--output", tmp_path / "out").err == "part 3/3: lines 13 to 20 of 20\n"
-    assert (tmp_path / "out").read_text() == asked
+    outcome = translate_files("--shard", "3/3", "--output", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert outcome.err.startswith("error: --shard 3/3 would be that of every process\n")
 
 
 def test_processes_of_torchrun_need_files_to_read_and_to_write(translate_files, mt, trained, launched, tmp_path):
