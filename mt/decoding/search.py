@@ -232,9 +232,12 @@ class History:
         return found
 
 
-def batch_size_for(sentences: int) -> int:
-    """The least size of a batch that has room for so many."""
-    return BATCH_SIZES[bisect_left(BATCH_SIZES, sentences)] if sentences else 0
+def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+    """Which sentences of a batch stay and which leave: all in the last step, else the settled that no size needs."""
+    unsettled = int((~settled).sum())
+    size = 0 if last or not unsettled else BATCH_SIZES[bisect_left(BATCH_SIZES, unsettled)]
+    order = settled.int().argsort(stable=True)  # the unsettled first
+    return order[:size], order[size:]
 
 
 def next_logits(models: Sequence[Transformer], tokens: Tensor, states: Sequence[DecoderState]) -> Tensor:
@@ -299,17 +302,15 @@ def search(
         history.append(beams, length)
         last = length + 1 == max(limits)
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
-            done = beams.settled.cpu()  # sync
-            size = 0 if last else batch_size_for(int((~done).sum()))
-            if size < len(done):
-                order = done.int().argsort(stable=True)  # the unfinished first
-                rest, leaving = order[:size].to(device), order[size:].to(device)
-                found = history.hypotheses(beams, leaving, config.nbest)
-                for sentence, hypotheses in zip(searching[order[size:]].tolist(), found, strict=True):
+            staying, leaving = parted(beams.settled.cpu(), last)  # sync
+            if len(leaving):
+                found = history.hypotheses(beams, leaving.to(device), config.nbest)
+                for sentence, hypotheses in zip(searching[leaving].tolist(), found, strict=True):
                     results[sentence] = hypotheses
-                searching = searching[order[:size]]
+                searching = searching[staying]
                 if not len(searching):
                     break
+                rest = staying.to(device)
                 beams = beams.select(rest)
                 rules = rules.select(rest, min(limits[sentence] for sentence in searching.tolist()))
                 history.select(rest)

@@ -14,11 +14,13 @@ import torch
 
 from mt.decoding import search as module
 from mt.decoding.search import (
+    BATCH_SIZES,
     Beams,
     Rules,
     SearchConfig,
     best_sums,
     next_logits,
+    parted,
     search,
     settled,
     step,
@@ -32,6 +34,28 @@ BOS, EOS, A, B_, C, D = range(6)  # of tables
 PAD, UNK, START, END = 0, 1, 2, 3  # of Transformers, whose words are 4 to 8
 WORDS = range(4, 9)
 SPECIALS = {"bos": START, "eos": END, "forbidden": (PAD, UNK, START)}
+
+
+@pytest.mark.parametrize(
+    ("marks", "last", "staying", "leaving"),
+    [
+        ("....", False, [0, 1, 2, 3], []),
+        (".x..", False, [0, 2, 3], [1]),
+        ("xxxx", False, [], [0, 1, 2, 3]),
+        ("x.x.", True, [], [1, 3, 0, 2]),
+        ("x" + 11 * ".", False, [*range(1, 12), 0], []),  # 11 have no size of their own: one of the settled fills up
+        ("xx" + 10 * ".", False, list(range(2, 12)), [0, 1]),
+        ("xx" + 9 * ".", False, [*range(2, 11), 0], [1]),
+    ],
+)
+def test_settled_sentences_leave_where_the_others_are_a_batch(marks, last, staying, leaving):
+    settled = torch.tensor([mark == "x" for mark in marks])
+    assert tuple(part.tolist() for part in parted(settled, last)) == (staying, leaving)
+
+
+def test_there_are_few_batch_sizes():
+    assert BATCH_SIZES[:14] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24]
+    assert sum(size <= 1024 for size in BATCH_SIZES) == 36
 
 
 @dataclass

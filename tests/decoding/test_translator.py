@@ -125,6 +125,11 @@ def test_a_batch_keeps_to_its_budget_or_is_one_sentence(translator):
     assert longest_first == [[30], [9], [5, 5], [4, 3], [2, 1]]
 
 
+def test_a_batch_has_one_of_few_sizes(translator):
+    batches = translator.batches([[4] * 10] * 40, 130)  # 13 would fit
+    assert [len(batch) for batch in batches] == [12, 12, 12, 4]
+
+
 def test_workers_translate_as_one_process_does(translator, model, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "SMALLEST_BATCH_TOKENS", 20)
     lines = [f"{line} {word}" for line in LINES for word in ("now", "and then", "", "here")]
