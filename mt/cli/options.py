@@ -48,9 +48,11 @@ def print_result(result: dict[str, Any] | str) -> None:
 
 
 def add_assignments(settings: "Settings", assignments: list[str] | None) -> None:
-    """Lay what `--set` says over the settings."""
+    """Lay what `--set` says over the settings, all at once: what is said together holds together."""
     from mt.settings import parse_assignment
 
+    layer: dict[str, dict[str, Any]] = {}
     for assignment in assignments or []:
         section, key, value = parse_assignment(assignment)
-        settings.add({section: {key: value}}, "--set")
+        layer.setdefault(section, {})[key] = value
+    settings.add(layer, "--set")
