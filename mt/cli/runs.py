@@ -1,6 +1,8 @@
 """Commands that make and describe run folders: `mt train`, `info`, `average`, `shortlist`, `export`, `demo`."""
 
 import logging
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +32,7 @@ def train(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="End the whole command in so many minutes.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    devices: Annotated[str | None, typer.Option(metavar="0,1,...", help="CUDA devices that train together.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same machine: the same model.")] = None,
@@ -79,6 +82,11 @@ def train(
     add_assignments(settings, assignments)
     if show_config:
         print_result(settings.as_text().rstrip("\n"))
+        return
+    if devices and "RANK" not in os.environ:
+        from mt.pipelines.launch import launch, parse_devices
+
+        launch(parse_devices(devices), sys.argv[1:])
         return
     train_run(
         TrainRequest(

@@ -95,6 +95,16 @@ def pack(ids: np.ndarray, lengths: np.ndarray, pad: int, multiple: int) -> Packe
     return PackedSentences(torch.from_numpy(row), torch.from_numpy(lengths), tokens, int(lengths.max()))
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step learns from, or this process's part of it, and where training stands after it."""
+
+    parts: list[Batch]  # micro-batches
+    target_tokens: int  # of the whole update, in all processes
+    epoch: int
+    position: int  # updates done of the epoch
+
+
 class BatchSampler:
     """Cuts a corpus into updates of about `batch_tokens` real target tokens, sentences of like length together.
 
@@ -157,12 +167,17 @@ SLACK = 1.05  # an update that is a little above the budget is not worth a secon
 
 def micro_batches(corpus: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
     """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake."""
-    tokens = corpus.target.lengths[indices].cumsum()
-    if not micro_batch_tokens or tokens[-1] <= SLACK * micro_batch_tokens:
+    tokens = int(corpus.target.lengths[indices].sum())
+    if not micro_batch_tokens or tokens <= SLACK * micro_batch_tokens:
         return [indices]
-    count = int(-(-tokens[-1] // micro_batch_tokens))
-    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count)
-    return [part for part in np.split(indices, cuts) if len(part)]
+    count = -(-tokens // micro_batch_tokens)
+    return [part for part in equal_parts(corpus, indices, count) if len(part)]
+
+
+def equal_parts(corpus: Pairs, indices: np.ndarray, count: int) -> list[np.ndarray]:
+    """Sentences cut into so many runs of about as many target tokens; some are empty where sentences are few."""
+    tokens = corpus.target.lengths[indices].cumsum()
+    return np.split(indices, np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count))
 
 
 ROW_TOKENS = 64  # rows of tokens are multiples of this
@@ -176,6 +191,8 @@ class Batcher:
     specials: tuple[Specials, Specials]  # of source and target
     device: torch.device
     variation: Variation | None = None  # updates hold another version of their sentences each time
+    rank: int = 0  # of the processes that share each update, which one this is
+    ranks: int = 1
 
     def batch(self, indices: np.ndarray) -> Batch:
         return self.batch_of(self.corpus, indices)
@@ -184,21 +201,26 @@ class Batcher:
         """These sentences, in rows of few different lengths: kernels are made anew for each."""
         return make_batch(pairs, indices, *self.specials, multiple=ROW_TOKENS).to(self.device)
 
-    def updates(
-        self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int
-    ) -> Iterator[tuple[list[Batch], int, int]]:
-        """What `sampler.updates` yields, as micro-batches; for a GPU they are made while it computes."""
+    def updates(self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int) -> Iterator[Update]:
+        """What `sampler.updates` yields, as tensors; for a GPU they are made while it computes."""
 
-        def parts(indices: np.ndarray, *place: int) -> list[Batch]:
+        def made(indices: np.ndarray, *place: int) -> Update:
             pairs = self.corpus
             if self.variation:
                 pairs, indices = self.variation(pairs, indices, *place), np.arange(len(indices))
-            return [self.batch_of(pairs, part) for part in micro_batches(pairs, indices, micro_batch_tokens)]
+            tokens = int(pairs.target.lengths[indices].sum())
+            return Update(self.own_parts(pairs, indices, micro_batch_tokens), tokens, *place)
 
-        made = (
-            (parts(indices, after, start), after, start) for indices, after, start in sampler.updates(epoch, position)
-        )
-        return ahead(made, AHEAD) if self.device.type == "cuda" else made
+        updates = (made(*update) for update in sampler.updates(epoch, position))
+        return ahead(updates, AHEAD) if self.device.type == "cuda" else updates
+
+    def own_parts(self, pairs: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[Batch]:
+        """This rank's share of an update; where sentences are too few, one that brings no target to learn from."""
+        own = equal_parts(pairs, indices, self.ranks)[self.rank]
+        if not len(own):
+            idle = self.batch_of(pairs, indices[:1])
+            return [replace(idle, target=idle.target[:0])]
+        return [self.batch_of(pairs, part) for part in micro_batches(pairs, own, micro_batch_tokens)]
 
 
 AHEAD = 4  # updates that wait for the GPU

@@ -179,9 +179,9 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     while True:
         done: list[Batch] = []
         started = time.perf_counter()
-        for step, (parts, *_) in islice(steps, updates):
-            updater(parts, learning_rate(config.optimizer, step, None))
-            done += parts
+        for step, update in islice(steps, updates):
+            updater(update, learning_rate(config.optimizer, step, None))
+            done += update.parts
         compute.synchronize()
         seconds = time.perf_counter() - started
         source, target = (

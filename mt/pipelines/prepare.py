@@ -286,7 +286,6 @@ def prepare_run(
             "started_from": str(start.path) if start else "",
         }
         run.write_config(config.model, tokenizers, languages, decoding, provenance)
-    write_text(run.recipe, config.as_toml())
     return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)
 
 

@@ -293,6 +293,7 @@ CHANGEABLE = {
     "training": {
         "max_steps", "max_minutes", "device", "threads", "micro_batch_tokens", "log_every_steps",
         "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best",
+        "timeout_seconds",
     },
     "validation": {"patience"},
     "data": {"cache"},

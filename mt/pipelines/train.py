@@ -1,10 +1,11 @@
 """`mt train`: two text files in, a run folder out; run again, it goes on where it stopped."""
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,9 +18,11 @@ from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import Variation
 from mt.device import Compute, choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, Interrupted
+from mt.files import write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, Texts, prepare_run
+from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import RunLog
 from mt.pipelines.resume import (
@@ -32,11 +35,10 @@ from mt.pipelines.resume import (
     unused_origin,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
-from mt.pipelines.shards import launched_shard
 from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
-from mt.training.budget import Budget, Clock, Progress
-from mt.training.checkpoint import Checkpoints, load_weights, save_tensors, weights
+from mt.training.budget import Budget, Progress
+from mt.training.checkpoint import load_weights, save_tensors, weights
 from mt.training.consistency import Consistency
 from mt.training.loop import Trainer, Updates
 from mt.training.optimizer import make_optimizer
@@ -62,9 +64,37 @@ def train(request: TrainRequest) -> None:
 
     Configuration, device, run folder and data are checked in this order, before anything is written.
     """
-    if launched_shard():
-        raise ConfigError("mt train is one process", "start it without torchrun")
-    run = RunFolder(request.output)
+    run, ranks = RunFolder(request.output), Ranks.launched()
+    if ranks.restarted:
+        request = as_begun(request)
+    if ranks.first:
+        ready = prepare(run, request)
+        if ready:
+            write_text(run.recipe, ready.prepared.config.as_toml())
+        ranks.tell("train" if ready else "nothing to do")
+    else:
+        ready = prepare(run, as_begun(request)) if ranks.told() == "train" else None
+    if ready:
+        with ranks.connected(ready.prepared.config.training.timeout_seconds):
+            fit(run, ready, ranks, request)
+
+
+def as_begun(request: TrainRequest) -> TrainRequest:
+    """The request once it has been taken up: what remains is to go on."""
+    return replace(request, overwrite=False, start_from=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """All that training needs."""
+
+    prepared: PreparedRun
+    compute: Compute
+    start: LoadedModel | None  # whose weights are the first
+
+
+def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
+    """Check everything, then make or complete the run folder; None when there is nothing left to train."""
     new = request.overwrite or not run.recipe.is_file()
     if not new and request.start_from:
         check_started_from(run, request.start_from)
@@ -82,9 +112,8 @@ def train(request: TrainRequest) -> None:
         check_unchanged(run, texts.checksums)
         if reason := finished(run, settings):
             logger.info("%s is finished (%s); raise a limit to train on", run.path, reason)
-            return
-    prepared = prepare_run(run, settings, texts, compute, start, new=new)
-    fit(run, prepared, compute, start, request)
+            return None
+    return Ready(prepare_run(run, settings, texts, compute, start, new=new), compute, start)
 
 
 def check_settings(settings: Settings) -> None:
@@ -117,29 +146,30 @@ def with_architecture(settings: Settings, start: LoadedModel) -> Settings:
 SHAPE_FIELDS = ("width", "heads", "feed_forward", "encoder_layers", "decoder_layers", "max_positions", "norm_first")
 
 
-def fit(
-    run: RunFolder, prepared: PreparedRun, compute: Compute, start: LoadedModel | None, request: TrainRequest
-) -> None:
+def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> None:
     """Build the model, train it from the last checkpoint on, and leave the best weights in the run folder."""
-    config = prepared.config
+    prepared, compute, config = ready.prepared, ready.compute, ready.prepared.config
     torch.manual_seed(config.training.seed)
-    updater = make_updater(config, compute, start)
+    updater = make_updater(config, compute, ready.start, ranks)
     model, optimizer = updater.model, updater.optimizer
-    checkpoints = Checkpoints(run.path)
-    progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
-    clock = Clock(request.started, progress.elapsed_seconds)
-    log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
-    announce(model, prepared, compute, log, progress)
-    updates = updates_of(config, prepared.data, prepared.tokenizers, compute)
+    checkpoints = SharedCheckpoints(run.path, ranks)
+    with ranks.first_ahead():
+        progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
+    clock = SharedClock(request.started, progress.elapsed_seconds, ranks)
+    quiet = request.quiet or not ranks.first
+    path = run.log if ranks.first else Path(os.devnull)
+    log = RunLog(path, progress, clock.elapsed, quiet=quiet, total_steps=config.training.max_steps)
+    announce(model, prepared, compute, log, progress, ranks)
 
     def publish() -> None:
-        save_tensors(run.model, weights(model))
+        if ranks.first:
+            save_tensors(run.model, weights(model))
 
-    with stop_on_signals() as interrupted:
+    with stop_on_signals() as asked:
         trainer = Trainer(
             updater=updater,
-            updates=updates,
-            validate=Validation(run, prepared, model, compute, progress),
+            updates=updates_of(config, prepared.data, prepared.tokenizers, compute, ranks),
+            validate=Validation(run, prepared, model, compute, progress, clock, ranks),
             publish=publish,
             log=log,
             checkpoints=checkpoints,
@@ -147,11 +177,11 @@ def fit(
             optimizer_config=config.optimizer,
             validation=config.validation,
             budget=Budget(config.training, config.optimizer, progress, clock),
-            interrupted=interrupted,
+            interrupted=lambda: clock.agree(asked()),
         )
         try:
             reason = trainer.run()
-            choose_weights(trainer, run)
+            choose_weights(trainer, run, ranks)
             trainer.finish(reason)
         except Interrupted as stopped:
             if not run.model.exists():
@@ -166,9 +196,13 @@ def fit(
 
 
 def updates_of(
-    config: RunConfig, data: PreparedData, tokenizers: tuple[Tokenizer, Tokenizer], compute: Compute
+    config: RunConfig,
+    data: PreparedData,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    compute: Compute,
+    ranks: Ranks = ALONE,
 ) -> Updates:
-    """The updates of the training text, as the recipe cuts and varies them."""
+    """The updates of the training text, as the recipe cuts and varies them, or this rank's share of them."""
     training = config.training
     corpus: Pairs = BothWays(data.train) if training.bidirectional_epochs else data.train
     sampler = BatchSampler(
@@ -187,11 +221,14 @@ def updates_of(
             max_tokens=config.data.max_tokens,
             seed=training.seed,
         )
-    batcher = Batcher(corpus, (tokenizers[0].specials, tokenizers[1].specials), compute.device, variation)
+    specials = tokenizers[0].specials, tokenizers[1].specials
+    batcher = Batcher(corpus, specials, compute.device, variation, ranks.rank, ranks.count)
     return partial(batcher.updates, sampler, training.micro_batch_tokens)
 
 
-def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None = None) -> Updater:
+def make_updater(
+    config: RunConfig, compute: Compute, start: LoadedModel | None = None, ranks: Ranks = ALONE
+) -> Updater:
     """A model of this recipe on the device, with the weights of `start` if given, and what trains it."""
     model = Transformer(config.model)
     if start:
@@ -204,7 +241,8 @@ def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None 
     consistency = None
     if training.consistency != "off":
         consistency = Consistency(method=training.consistency, alpha=training.consistency_alpha, cutoff=training.cutoff)
-    return Updater(
+    make = Updater if ranks.count == 1 else partial(SharedUpdater, ranks=ranks)
+    return make(
         model,
         make_optimizer(model, config.optimizer),
         compute,
@@ -214,17 +252,21 @@ def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None 
     )
 
 
-def announce(model: Transformer, prepared: PreparedRun, compute: Compute, log: RunLog, progress: Progress) -> None:
+def announce(
+    model: Transformer, prepared: PreparedRun, compute: Compute, log: RunLog, progress: Progress, ranks: Ranks
+) -> None:
     """Say what is trained on what, and from where on."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = prepared.data.facts
     logger.info(
-        "training %s parameters on %s pairs (%s target tokens an epoch), %s %s, %s threads%s",
+        "training %s parameters on %s pairs (%s target tokens an epoch), %s%s %s, %s threads%s",
         f"{parameters:,}", f"{facts['pairs']:,}", f"{facts['target_tokens']:,}",
+        f"{ranks.count} processes, each " if ranks.count > 1 else "",
         compute.device, compute.precision, torch.get_num_threads(),
         f"; going on from step {progress.step:,}" if progress.step else "",
     )  # fmt: skip
-    log({"kind": "event", "event": "resumed" if progress.step else "started", "parameters": parameters})
+    event = "resumed" if progress.step else "started"
+    log({"kind": "event", "event": event, "parameters": parameters, "processes": ranks.count})
 
 
 def use_fastest_kernel(model: Transformer, compute: Compute) -> None:

@@ -13,6 +13,7 @@ from mt.evaluation.metrics import quick_scores
 from mt.files import append_text
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun
+from mt.pipelines.ranks import Ranks, SharedClock
 from mt.pipelines.run_folder import RunFolder
 from mt.training.budget import Progress, Record
 from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors
@@ -26,9 +27,17 @@ class Validation:
     """Scores of the model as it stands: loss per token, BLEU and chrF of its translations; samples go to a file."""
 
     def __init__(
-        self, run: RunFolder, prepared: PreparedRun, model: Transformer, compute: Compute, progress: Progress
+        self,
+        run: RunFolder,
+        prepared: PreparedRun,
+        model: Transformer,
+        compute: Compute,
+        progress: Progress,
+        clock: SharedClock,
+        ranks: Ranks,
     ) -> None:
         self.run, self.prepared, self.model, self.compute, self.progress = run, prepared, model, compute, progress
+        self.clock, self.ranks = clock, ranks
         config, data = prepared.config, prepared.data
         self.sources = data.valid_sources[: config.validation.max_sentences]
         self.references = data.valid_references[: config.validation.max_sentences]
@@ -46,20 +55,25 @@ class Validation:
         )
 
     def __call__(self) -> Record:
-        translations = [translation.text for translation in self.translator.translate(self.sources)]
-        self.write_samples(translations)
+        own = [translation.text for translation in self.translator.translate(self.ranks.own(self.sources))]
+        translations = self.ranks.together(own)
+        if self.ranks.first:
+            self.write_samples(translations)
         language = self.prepared.config.data.target_language
-        return {"loss": self.loss(), **quick_scores(translations, self.references, language)}
+        record = {"loss": self.loss(), **quick_scores(translations, self.references, language)}
+        self.clock.agree()  # on how long it took
+        return record
 
     @torch.inference_mode()
     def loss(self) -> float:
         """Cross-entropy without smoothing, in nats per target token."""
-        total, tokens = 0.0, 0
-        for indices in self.batches:
+        total, tokens = 0.0, 0.0
+        for indices in self.ranks.own(self.batches):
             batch = self.batcher.batch(indices)
             with self.compute.autocast():
                 total += batch_loss(self.model, batch, 0.0)[1].item()  # sync: a validation may
             tokens += batch.target_tokens
+        total, tokens = self.ranks.total(total, tokens)
         return total / tokens
 
     def write_samples(self, translations: list[str]) -> None:
@@ -70,7 +84,7 @@ class Validation:
         append_text(self.run.samples, text)
 
 
-def choose_weights(trainer: Trainer, run: RunFolder) -> None:
+def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
     """Leave in the run folder the best weights, or the average of the best ones where that scores better."""
     best = trainer.progress.best
     paths = [trainer.checkpoints.path(step) / "model.safetensors" for _, step in best]
@@ -92,4 +106,5 @@ def choose_weights(trainer: Trainer, run: RunFolder) -> None:
             "the average of the %s best checkpoints has %s %.2f on validation, the best one %.2f: %s is kept",
             len(best), metric, abs(score), abs(best[0][0]), "the average" if better else "the best one",
         )  # fmt: skip
-    save_tensors(run.model, chosen)
+    if ranks.first:
+        save_tensors(run.model, chosen)

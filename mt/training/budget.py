@@ -53,7 +53,7 @@ class Budget:
 
     def __init__(self, config: TrainingConfig, optimizer: OptimizerConfig, progress: Progress, clock: Clock) -> None:
         self.config, self.optimizer, self.progress, self.clock = config, optimizer, progress, clock
-        self.session_start, self.session_step = time.monotonic(), progress.step
+        self.session_start, self.session_step = clock.elapsed(), progress.step
 
     def time_limit(self) -> float:
         """Seconds of the command after which updates must end, so that it ends in time.
@@ -65,7 +65,7 @@ class Budget:
         return budget - (2.5 * known + 2.0 if known else 0.1 * budget)
 
     def seconds_a_step(self) -> float:
-        return (time.monotonic() - self.session_start) / (self.progress.step - self.session_step)
+        return (self.clock.elapsed() - self.session_start) / (self.progress.step - self.session_step)
 
     def decay(self) -> Decay | None:
         """The decay that begins after the step done last, once that is known; None before."""

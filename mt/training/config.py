@@ -32,6 +32,7 @@ class TrainingConfig:
     checkpoint_every_steps: int = auto()
     keep_last: int = 5  # checkpoints
     keep_best: int = 3  # checkpoints, and how many of the best are averaged at the end
+    timeout_seconds: float = 600.0  # for which one of several processes may keep the others waiting
 
     def __post_init__(self) -> None:
         for name in (
@@ -43,6 +44,8 @@ class TrainingConfig:
         for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is below 1")
+        if self.timeout_seconds <= 0:
+            raise ConfigError("training.timeout_seconds is not above 0")
         for name in ("sampling_alpha", "noise_rate", "label_smoothing", "cutoff"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} {getattr(self, name)} is not at least 0 and below 1")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mt.corpus.batching import Batch
+from mt.corpus.batching import Update
 from mt.errors import Interrupted, ModelError
 from mt.training.budget import Budget, Progress, Record
 from mt.training.checkpoint import Checkpoints
@@ -23,7 +23,7 @@ from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.optimizer import OptimizerConfig, learning_rate
 from mt.training.update import Updater
 
-Updates = Callable[[int, int], Iterator[tuple[list[Batch], int, int]]]  # see `Trainer.updates`
+Updates = Callable[[int, int], Iterator[Update]]  # from an epoch and a position on
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Trainer:
     """One run's training; `run` goes on from where `budget.progress` stands until a limit, patience or a signal."""
 
     updater: Updater
-    updates: Updates  # from an epoch and a position on: micro-batches of an update, and the epoch and position after it
+    updates: Updates
     validate: Callable[[], Record]  # scores of the model as it stands: loss, bleu, chrf
     publish: Callable[[], None]  # make the model as it stands the one to use
     log: Callable[[Record], None]
@@ -49,7 +49,7 @@ class Trainer:
     optimizer_config: OptimizerConfig
     validation: ValidationConfig
     budget: Budget
-    interrupted: Callable[[], bool] = lambda: False  # a signal asks to stop
+    interrupted: Callable[[], bool] = lambda: False  # asked after each update: whether to stop here
 
     def __post_init__(self) -> None:
         self.progress: Progress = self.budget.progress
@@ -63,13 +63,13 @@ class Trainer:
         progress, config = self.progress, self.config
         self.model.train()
         self.meter = self.new_meter()
-        for parts, epoch, position in self.updates(progress.epoch, progress.position):
+        for update in self.updates(progress.epoch, progress.position):
             if reason := self.reason_to_stop():
                 break
             self.plan_decay()
             progress.step += 1
-            self.update(parts)
-            progress.epoch, progress.position = epoch, position
+            self.update(update)
+            progress.epoch, progress.position = update.epoch, update.position
             if progress.step % config.log_every_steps == 0:
                 self.log_interval()
             validating = progress.step % config.validate_every_steps == 0
@@ -91,14 +91,13 @@ class Trainer:
         self.save()
         self.log({"kind": "event", "event": "finished", "reason": reason})
 
-    def update(self, parts: list[Batch]) -> None:
+    def update(self, update: Update) -> None:
         """One optimizer step, whose random numbers are those of this step, resumed or not."""
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) % 2**63)
         rate = learning_rate(self.optimizer_config, self.progress.step, self.progress.decay)
-        self.meter.loss += self.updater(parts, rate)
-        tokens = sum(part.target_tokens for part in parts)
-        self.meter.target_tokens += tokens
-        self.progress.target_tokens += tokens
+        self.meter.loss += self.updater(update, rate)
+        self.meter.target_tokens += update.target_tokens
+        self.progress.target_tokens += update.target_tokens
 
     def new_meter(self) -> Meter:
         return Meter(torch.zeros((), device=self.compute.device))
@@ -125,11 +124,11 @@ class Trainer:
 
     def judge(self) -> None:
         """Validate, and enter the score into the list of the best."""
-        start = time.monotonic()
+        start = self.budget.clock.elapsed()
         self.model.eval()
         scores = self.validate()
         self.model.train()
-        took = time.monotonic() - start
+        took = self.budget.clock.elapsed() - start
         self.meter.since += took  # the rate of training is not that of translating
         progress = self.progress
         progress.validation_seconds = max(progress.validation_seconds, took)

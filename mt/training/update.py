@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mt.corpus.batching import Batch
+from mt.corpus.batching import Batch, Update
 from mt.device import Compute
 from mt.model.packing import Packing
 from mt.model.transformer import Transformer
@@ -47,22 +47,30 @@ class Updater:
     gradient_clip: float  # largest norm of the gradient of the loss per token; 0: no clipping
     consistency: Consistency | None = None
 
-    def __call__(self, parts: list[Batch], learning_rate: float) -> Tensor:
-        """Follow the gradient of the loss per target token of `parts` together.
+    def __call__(self, update: Update, learning_rate: float) -> Tensor:
+        """Follow the gradient of the loss per target token of an update.
 
         Returns the loss without smoothing, in nats summed over the tokens; it stays on the device.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        tokens = sum(part.target_tokens for part in parts)
-        total = torch.zeros((), device=self.compute.device)
-        for part in parts:
-            with self.compute.autocast():
-                loss, unsmoothed = batch_loss(self.model, part, self.label_smoothing, self.consistency)
-            (loss / tokens).backward()
-            total += unsmoothed
+        total = self.backward(update)
         if self.gradient_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
+
+    def backward(self, update: Update) -> Tensor:
+        """Leave the gradient of the loss per target token in the parameters; the loss itself is returned as above."""
+        total = torch.zeros((), device=self.compute.device)
+        for part in update.parts:
+            loss, unsmoothed = self.loss(part)
+            (loss / update.target_tokens).backward()
+            total += unsmoothed
+        return total
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `batch_loss`."""
+        with self.compute.autocast():
+            return batch_loss(self.model, batch, self.label_smoothing, self.consistency)

@@ -258,12 +258,42 @@ def test_a_batcher_makes_the_updates_of_its_sampler(device):
     corpus = random_corpus()
     batcher = Batcher(corpus, (SPECIALS, SPECIALS), device)
     made = list(islice(batcher.updates(sampler(corpus), 20, 0, 3), 30))
-    for (parts, *after), (indices, *expected) in zip(made, sampler(corpus).updates(0, 3), strict=False):
-        assert after == expected
-        assert [part.target.device.type for part in parts] == [device.type] * len(parts)
-        assert [i for part in parts for i in part.target.tolist()] == np.concatenate(
-            [corpus.target[i] for i in indices]
-        ).tolist()
+    for update, (indices, *after) in zip(made, sampler(corpus).updates(0, 3), strict=False):
+        assert [update.epoch, update.position] == after
+        assert update.target_tokens == corpus.target.lengths[indices].sum()
+        assert all(part.target.device.type == device.type for part in update.parts)
+        assert targets(update) == np.concatenate([corpus.target[i] for i in indices]).tolist()
+
+
+def targets(update):
+    return [i for part in update.parts for i in part.target.tolist()]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_ranks_share_the_sentences_of_each_update(ranks):
+    corpus = random_corpus()
+    batchers = [Batcher(corpus, (SPECIALS, SPECIALS), torch.device("cpu"), None, rank, ranks) for rank in range(ranks)]
+    shares = zip(*(batcher.updates(sampler(corpus), 20, 0, 3) for batcher in batchers), strict=True)
+    for updates, (indices, *after) in islice(zip(shares, sampler(corpus).updates(0, 3), strict=False), 30):
+        assert {(update.target_tokens, update.epoch, update.position) for update in updates} == {
+            (corpus.target.lengths[indices].sum(), *after)
+        }
+        together = [i for update in updates for i in targets(update)]
+        assert together == np.concatenate([corpus.target[i] for i in indices]).tolist()
+        counts = [len(targets(update)) for update in updates]
+        assert max(counts) - min(counts) <= 2 * corpus.target.lengths.max()
+
+
+def test_a_rank_without_a_sentence_has_a_batch_without_a_target():
+    corpus = random_corpus()
+    one_sentence = sampler(corpus, batch_tokens=1)
+    shares = [
+        next(Batcher(corpus, (SPECIALS, SPECIALS), torch.device("cpu"), None, rank, 3).updates(one_sentence, 0, 0, 0))
+        for rank in range(3)
+    ]
+    counts = [[part.target_tokens for part in share.parts] for share in shares]
+    assert sorted(counts) == [[0], [0], [shares[0].target_tokens]]
+    assert all(part.source.tokens for share in shares for part in share.parts)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 10])

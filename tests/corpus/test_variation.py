@@ -70,20 +70,20 @@ def test_updates_are_drawn_anew_each_epoch_and_again_when_they_are_repeated(toke
     specials = (tokenizer.specials, tokenizer.specials)
     batcher = Batcher(pairs, specials, torch.device("cpu"), variation(tokenizer))
     order = BatchSampler(pairs, batch_tokens=10**6, seed=1)  # an epoch is an update
-    targets = [parts[0].target.tolist() for parts, *_ in islice(batcher.updates(order, 0, 0, 0), 3)]
+    targets = [update.parts[0].target.tolist() for update in islice(batcher.updates(order, 0, 0, 0), 3)]
     assert targets[0] != targets[1] != targets[2]
-    again, *_ = next(batcher.updates(order, 0, 2, 0))
-    assert again[0].target.tolist() == targets[2]
+    again = next(batcher.updates(order, 0, 2, 0))
+    assert again.parts[0].target.tolist() == targets[2]
 
 
 def test_micro_batches_share_what_was_drawn_once(tokenizer, pairs):
     specials = (tokenizer.specials, tokenizer.specials)
     batcher = Batcher(pairs, specials, torch.device("cpu"), variation(tokenizer))
     order = BatchSampler(pairs, batch_tokens=10**6, seed=1)
-    whole, *_ = next(batcher.updates(order, 0, 0, 0))
-    parts, *_ = next(batcher.updates(order, 200, 0, 0))
-    assert len(parts) > 1
-    assert torch.cat([part.target for part in parts]).tolist() == whole[0].target.tolist()
+    whole = next(batcher.updates(order, 0, 0, 0))
+    cut = next(batcher.updates(order, 200, 0, 0))
+    assert len(cut.parts) > 1
+    assert torch.cat([part.target for part in cut.parts]).tolist() == whole.parts[0].target.tolist()
 
 
 def test_some_sources_become_noisy_and_no_target_does(tokenizer, pairs):

@@ -362,14 +362,6 @@ def test_what_an_older_recipe_does_not_know_may_be_said_as_it_was(mt, run):
     assert mt("train", "--output", run, "--clean", "strict").code == ExitCode.USAGE
 
 
-def test_training_under_torchrun_is_refused(train, tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    outcome = train(tmp_path / "run", steps=2)
-    assert outcome.code == ExitCode.USAGE
-    assert outcome.err.startswith("error: mt train is one process\n")
-
-
 def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, corpus, tiny_flags, tmp_path):
     run = tmp_path / "run"
     text = ["--train", corpus / "train.en", corpus / "train.de", "--output", run, "--max-steps", 100_000]

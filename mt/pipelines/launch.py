@@ -1,0 +1,53 @@
+"""`mt train --devices 0,1`: a process for each device of this machine, by PyTorch's own launcher."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from mt.errors import ConfigError, DeviceError, Interrupted
+
+
+def parse_devices(text: str) -> list[str]:
+    """What `--devices` says: numbers of CUDA devices."""
+    devices = text.split(",")
+    if not all(device.isdecimal() for device in devices) or len(set(devices)) < len(devices):
+        raise ConfigError(f"--devices {text} is not a list of different numbers", "for instance: --devices 0,1,2,3")
+    return devices
+
+
+def launch(devices: list[str], arguments: list[str]) -> None:
+    """Run `mt ARGUMENTS` in a process for each device; each finds its own by its rank.
+
+    Ends the program with the code of the process that failed first, which has said why; raises `DeviceError` where one
+    was killed.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=len(devices),
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "mt", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            sys.exit(failure.exitcode)
+        name = signal.Signals(-failure.exitcode).name
+        raise DeviceError(
+            f"rank {rank} of {len(devices)} was ended by {name}",
+            "run the same command again: it goes on from its last checkpoint",
+        ) from error
+    except (KeyboardInterrupt, SignalException) as error:  # handed on to all, who have saved
+        raise Interrupted("stopped") from error

@@ -1,0 +1,238 @@
+"""Processes that train one model together, on one machine or on many: torchrun starts them, each with a rank.
+
+All ranks go through the same steps over the same updates, each computing its share of the sentences; their gradients
+are summed by PyTorch's DistributedDataParallel.  The first rank alone prepares the text and writes.  Whatever a
+decision depends on, the time, a signal, the scores of a validation, is agreed on before, so that all decide alike.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mt.corpus.batching import Batch, Update
+from mt.device import launch_number
+from mt.errors import DeviceError, Interrupted
+from mt.training.budget import Clock
+from mt.training.checkpoint import Checkpoints
+from mt.training.update import Updater
+
+logger = logging.getLogger(__name__)
+
+PREPARING = timedelta(days=7)  # for which the first rank may prepare its text
+ROLL_CALL_SECONDS = 5.0
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """One process of those that train together, and what it can tell the others; alone it talks to itself."""
+
+    rank: int = 0
+    count: int = 1
+    store: Any = None  # a `torch.distributed.Store`: words that need no answer
+
+    @classmethod
+    def launched(cls) -> "Ranks":
+        """This process among those that torchrun started with it."""
+        if (launch_number("WORLD_SIZE") or 1) == 1:
+            return cls()
+        store, rank, count = next(distributed.rendezvous("env://", timeout=PREPARING))
+        if rank:
+            logging.getLogger("mt").setLevel(logging.ERROR)  # the first rank speaks for all
+        return cls(rank, count, store)
+
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun has started its processes anew after one had failed."""
+        return self.count > 1 and bool(launch_number("TORCHELASTIC_RESTART_COUNT"))
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def tell(self, word: str) -> None:
+        """As the first rank, let the others go on that wait in `told`."""
+        if self.store:
+            self.store.set("word", word)
+
+    def told(self) -> str:
+        """Wait for the first rank's word; where the first rank fails, torchrun ends the others."""
+        self.store.wait(["word"], PREPARING)
+        return self.store.get("word").decode()
+
+    @contextmanager
+    def connected(self, timeout_seconds: float) -> Iterator[None]:
+        """A block in which ranks exchange tensors; one that keeps the others waiting for longer ends the training.
+
+        Raises `DeviceError` with the ranks that do not answer.
+        """
+        if self.count == 1:
+            yield
+            return
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(
+            backend, store=self.store, rank=self.rank, world_size=self.count, timeout=timedelta(seconds=timeout_seconds)
+        )
+        try:
+            yield
+        except Interrupted as stopped:
+            if self.first:
+                raise
+            sys.exit(stopped.exit_code)
+        except RuntimeError as error:
+            if not lost_connection(error):
+                raise
+            raise DeviceError(
+                self.roll_call(), "run the same command again: it goes on from its last checkpoint"
+            ) from error
+        else:
+            distributed.destroy_process_group()
+
+    def roll_call(self) -> str:
+        """Which ranks are not there, said by one that waited for them in vain."""
+        self.store.set(f"here/{self.rank}", "")
+        until = time.monotonic() + ROLL_CALL_SECONDS
+        missing = set(range(self.count))
+        while missing and time.monotonic() < until:
+            missing = {rank for rank in missing if not self.store.check([f"here/{rank}"])}
+            time.sleep(0.1)
+        names = ", ".join(str(rank) for rank in sorted(missing))
+        return f"rank {names} of {self.count} does not answer" if missing else "the connection between ranks broke"
+
+    def most(self, *values: float) -> list[float]:
+        """Of each value the greatest that a rank has."""
+        if self.count == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        return shared.tolist()
+
+    def total(self, *values: float) -> list[float]:
+        """Of each value the sum over the ranks."""
+        if self.count == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(shared)
+        return shared.tolist()
+
+    def own(self, items: list[Value]) -> list[Value]:
+        """Every so manieth item, which are this rank's."""
+        return items[self.rank :: self.count]
+
+    def together(self, items: list[Value]) -> list[Value]:
+        """What all ranks made of their own items, in the order of all."""
+        if self.count == 1:
+            return items
+        parts: list[list[Value]] = [[] for _ in range(self.count)]
+        distributed.all_gather_object(parts, items)
+        whole: list[Any] = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            whole[rank :: self.count] = part
+        return whole
+
+    def meet(self) -> None:
+        """Wait until every rank has come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """A block that the first rank has left when the others enter it."""
+        if not self.first:
+            self.meet()
+        yield
+        if self.first:
+            self.meet()
+
+
+ALONE = Ranks()
+
+
+def lost_connection(error: RuntimeError) -> bool:
+    """Whether an exchange failed: gloo says so in words, NCCL by type."""
+    words = ("Timed out", "timed out", "Connection closed", "Connection reset", "Broken pipe", "gloo")
+    return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
+
+
+class BatchLoss(nn.Module):
+    """The loss of a batch as a module, for DistributedDataParallel to see when its gradients are there."""
+
+    def __init__(self, updater: Updater) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(updater.model.parameters())  # and not the buffers, which are constants
+        self.loss = updater.loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.loss(batch)
+
+
+@dataclass(kw_only=True)
+class SharedUpdater(Updater):
+    """Updates that ranks compute together: each leaves with the same gradient, that of the whole update.
+
+    All take the first rank's weights at first.
+    """
+
+    ranks: Ranks
+
+    def __post_init__(self) -> None:
+        self.learner = DistributedDataParallel(BatchLoss(self), gradient_as_bucket_view=True)
+
+    def backward(self, update: Update) -> Tensor:
+        # The step's seed is the same in all ranks; what is dropped out shall not be.
+        torch.manual_seed(torch.initial_seed() + self.ranks.rank)
+        total = torch.zeros((), device=self.compute.device)
+        last = update.parts[-1]
+        for part in update.parts:
+            with nullcontext() if part is last else self.learner.no_sync():
+                loss, unsmoothed = self.learner(part)
+                # Gradients are averaged over the ranks, where a sum is wanted.
+                (loss * (self.ranks.count / update.target_tokens)).backward()
+            total += unsmoothed
+        distributed.all_reduce(total)
+        return total
+
+
+class SharedCheckpoints(Checkpoints):
+    """Checkpoints that the first rank writes and all read; none goes on before one is written."""
+
+    def __init__(self, run: Any, ranks: Ranks) -> None:
+        super().__init__(run)
+        self.ranks = ranks
+
+    def save(self, *arguments: Any) -> None:
+        if self.ranks.first:
+            super().save(*arguments)
+        self.ranks.meet()
+
+    def keep(self, steps: set[int]) -> None:
+        if self.ranks.first:
+            super().keep(steps)
+
+
+class SharedClock(Clock):
+    """The time as the ranks agreed on it last."""
+
+    def __init__(self, started: float, before: float, ranks: Ranks) -> None:
+        super().__init__(started, before)
+        self.ranks = ranks
+        self.agree()
+
+    def agree(self, stop: bool = False) -> bool:
+        """Agree on the time, and on whether to stop: all do when one of them would."""
+        self.agreed, stopping = self.ranks.most(super().elapsed(), stop)
+        return bool(stopping)
+
+    def elapsed(self) -> float:
+        return self.agreed

@@ -1,0 +1,117 @@
+"""Several processes train as one does: the same losses, scores and weights but for the order of sums."""
+
+import json
+import signal
+
+import pytest
+
+from mt.errors import ConfigError
+from mt.pipelines.launch import parse_devices
+from mt.pipelines.ranks import ALONE, Ranks
+from mt.training.checkpoint import Checkpoints
+
+EXACT = ["--set", "model.dropout=0.0"]  # what is dropped out differs from process to process
+
+
+def records(run, kind):
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def losses(run, kind="train"):
+    return {record["step"]: record["loss"] for record in records(run, kind)}
+
+
+@pytest.fixture
+def train_together(corpus, start_mt, tiny_flags):
+    """Trains a tiny run by so many processes to its end: what it said is returned."""
+
+    def train(processes, output, *extra):
+        devices = ",".join(map(str, range(processes)))
+        text = ["--train", corpus / "train.en", corpus / "train.de"]
+        process = start_mt("train", *text, "--output", output, *tiny_flags, "--devices", devices, *extra)
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said.decode()
+        return said.decode()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param([], id="shares of like size"),
+        pytest.param(["--set", "data.batch_tokens=12"], id="fewer sentences than processes"),
+        pytest.param(["--set", "training.micro_batch_tokens=30"], id="micro-batches"),
+    ],
+)
+def test_three_processes_learn_what_one_learns(train, train_together, tmp_path, settings):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    flags = [*EXACT, *settings]
+    outcome = train(alone, *flags, steps=20)
+    assert outcome.code == 0, outcome.err
+    said = train_together(3, together, *flags, "--max-steps", 20)
+    assert said.count("20 steps") == 1  # the first speaks for all
+    assert "3 processes" in said
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    assert losses(together, "valid") == pytest.approx(losses(alone, "valid"), abs=1e-4)
+    assert [r["bleu"] for r in records(together, "valid")] == [r["bleu"] for r in records(alone, "valid")]
+    one, other = (Checkpoints(run).state(20) for run in (alone, together))
+    assert [one[name] for name in ("epoch", "position", "target_tokens")] == [
+        other[name] for name in ("epoch", "position", "target_tokens")
+    ]
+
+
+def test_what_several_processes_began_one_ends(train, train_together, tmp_path):
+    constant = [*EXACT, "--set", "optimizer.schedule=constant"]
+    train(tmp_path / "alone", *constant, steps=30)
+    train_together(2, tmp_path / "run", *constant, "--max-steps", 20)
+    outcome = train(tmp_path / "run", *constant, steps=30)
+    assert outcome.code == 0, outcome.err
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
+
+
+def test_what_is_dropped_out_differs_between_processes(train, train_together, tmp_path):
+    flags = ["--set", "model.dropout=0.5", "--set", "optimizer.schedule=constant", "--max-steps", 5]
+    train_together(2, tmp_path / "together", *flags)
+    train(tmp_path / "alone", *flags, steps=None)
+    assert losses(tmp_path / "together") != pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
+
+
+def test_a_mistake_is_told_once(corpus, start_mt, tmp_path):
+    text = ["--train", corpus / "train.en", corpus / "test.de"]
+    process = start_mt("train", *text, "--output", tmp_path / "run", "--device", "cpu", "--devices", "0,1")
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert said.decode().count("error:") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_the_launcher_saves_and_says_how_to_go_on(corpus, start_mt, tiny_flags, tmp_path):
+    text, run = ["--train", corpus / "train.en", corpus / "train.de"], tmp_path / "run"
+    process = start_mt("train", *text, "--output", run, *tiny_flags, "--devices", "0,1", "--max-steps", 100_000)
+    for line in process.stderr:
+        if b"step      20" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    said = process.stderr.read().decode()
+    assert process.wait(timeout=60) == 130
+    assert said.count("to go on: mt train") == 1
+    assert Checkpoints(run).steps()[-1] >= 20
+
+
+@pytest.mark.parametrize("text", ["", "0,", "0,0", "gpu", "-1"])
+def test_devices_are_different_numbers(text):
+    with pytest.raises(ConfigError, match="not a list of different numbers"):
+        parse_devices(text)
+
+
+def test_one_process_alone_talks_to_itself():
+    assert ALONE.first
+    assert ALONE.own([1, 2, 3]) == ALONE.together([1, 2, 3]) == [1, 2, 3]
+    assert ALONE.most(1.5, True) == ALONE.total(1.5, 1) == [1.5, 1]
+
+
+def test_every_item_is_one_ranks_own():
+    parts = [Ranks(rank, 3).own(list(range(8))) for rank in range(3)]
+    assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
