@@ -48,6 +48,9 @@ class Ranks:
         if (launch_number("WORLD_SIZE") or 1) == 1:
             return cls()
         store, rank, count = next(distributed.rendezvous("env://", timeout=PREPARING))
+        if launch_number("LOCAL_WORLD_SIZE") == count:
+            # On one machine torchrun keeps the store when it starts processes anew: what the ended ones said is void.
+            store = distributed.PrefixStore(f"attempt {launch_number('TORCHELASTIC_RESTART_COUNT') or 0}", store)
         if rank:
             logging.getLogger("mt").setLevel(logging.ERROR)  # the first rank speaks for all
         return cls(rank, count, store)
