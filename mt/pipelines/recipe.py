@@ -292,7 +292,7 @@ def resolve_optimizer(
 CHANGEABLE = {
     "training": {
         "max_steps", "max_minutes", "device", "threads", "micro_batch_tokens", "log_every_steps",
-        "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best",
+        "tensorboard", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best",
     },
     "validation": {"patience"},
     "data": {"cache"},

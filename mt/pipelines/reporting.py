@@ -1,4 +1,7 @@
-"""What a training run says: a line an interval to people on stderr, the same as a JSON object to log.jsonl."""
+"""What a training run says: a line an interval to people on stderr, the same as a JSON object to log.jsonl.
+
+Where it is asked for, the numbers go to TensorBoard too.
+"""
 
 import json
 from pathlib import Path
@@ -8,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mt.files import append_text
+from mt.pipelines.tensorboard import Board
 from mt.training.budget import Progress as TrainingProgress
 
 Record = dict[str, Any]
@@ -48,10 +52,20 @@ def validation_line(record: Record) -> str:
 class RunLog:
     """Writes log.jsonl and shows the same on stderr: a progress bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, path: Path, progress: TrainingProgress, elapsed: Any, *, quiet: bool, total_steps: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        progress: TrainingProgress,
+        elapsed: Any,
+        *,
+        quiet: bool,
+        total_steps: int,
+        board: Board | None = None,
+    ) -> None:
         self.path = path
         self.progress = progress
         self.elapsed = elapsed
+        self.board = board
         self.console = Console(stderr=True, quiet=quiet)
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
@@ -64,6 +78,8 @@ class RunLog:
         """Add step and seconds to a record of kind train, valid or event, write it, and show it."""
         record = {"step": self.progress.step, "seconds": round(self.elapsed(), 3), **record}
         append_text(self.path, json.dumps(record) + "\n")
+        if self.board:
+            self.board(record)
         if record["kind"] == "train":
             self.show_training(training_line(record))
         elif record["kind"] == "valid":
@@ -83,3 +99,5 @@ class RunLog:
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
+        if self.board:
+            self.board.close()

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 PREPARATIONS = {"cache", "tokenizer.model", "source.model", "target.model", "config.json", "log.jsonl"}
 # What stands in one besides, once it is trained and looked at.
 RESULTS = {
-    "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots",
+    "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
 }  # fmt: skip
 # Settings that belong to the machine: left to the program, they are chosen anew when a run is continued.
 OF_THE_MACHINE = ("device", "precision", "threads", "micro_batch_tokens")

@@ -33,6 +33,7 @@ from mt.pipelines.resume import (
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 from mt.pipelines.shards import launched_shard
+from mt.pipelines.tensorboard import Board, import_writer
 from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
@@ -88,10 +89,12 @@ def train(request: TrainRequest) -> None:
 
 
 def check_settings(settings: Settings) -> None:
-    """Build the recipe for made-up facts, so that a mistaken setting is refused before any text is read."""
+    """Build the recipe for made-up facts, so that what cannot be done is refused before any text is read."""
     facts = CorpusFacts(pairs=10_000, target_tokens=100_000, vocabularies=(8_000, 8_000), languages=("", ""))
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
-    resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
+    config = resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
+    if config.training.tensorboard:
+        import_writer()
 
 
 def choose_compute(settings: Settings) -> Compute:
@@ -128,7 +131,10 @@ def fit(
     checkpoints = Checkpoints(run.path)
     progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
     clock = Clock(request.started, progress.elapsed_seconds)
-    log = RunLog(run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps)
+    board = Board(run.tensorboard, progress.step) if config.training.tensorboard else None
+    log = RunLog(
+        run.log, progress, clock.elapsed, quiet=request.quiet, total_steps=config.training.max_steps, board=board
+    )
     announce(model, prepared, compute, log, progress)
     updates = updates_of(config, prepared.data, prepared.tokenizers, compute)
 
