@@ -29,7 +29,7 @@ RUN python3 -m venv /opt/mt \
 COPY pyproject.toml README.md LICENSE ./
 COPY mt ./mt
 COPY data/demo ./data/demo
-RUN pip install -c constraints.txt '.[zst,ja,ko]'
+RUN pip install -c constraints.txt '.[zst,ja,ko,plot]'
 
 RUN useradd --create-home --uid 10001 mt \
     && install --directory --owner=mt --group=mt /work

@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": "--model --source --reference --hypothesis --output --format --target-lang --bleu-tokenize"
     f" {SEARCH} {DEVICE}",
     "info": "--format",
+    "plot": "--output",
     "average": "--last --output",
     "shortlist": "--pieces",
     "export": "--to --output --weights",
@@ -104,7 +105,7 @@ def test_every_module_says_what_it_is(module):
 
 @pytest.mark.parametrize("use", ["", "from typer.testing import CliRunner; CliRunner().invoke(mt.cli.app, ['--help'])"])
 def test_the_command_line_starts_without_heavy_libraries_and_in_silence(use):
-    heavy = "{'torch', 'numpy', 'sentencepiece', 'sacrebleu'}"
+    heavy = "{'torch', 'numpy', 'sentencepiece', 'sacrebleu', 'matplotlib'}"
     code = f"import sys, mt.cli\n{use}\nloaded = {heavy} & set(sys.modules)\nassert not loaded, loaded"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -31,7 +31,8 @@ tokenizer_app = typer.Typer(
 bench_app = typer.Typer(help="Measure how fast this machine is.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
 for function in (
-    runs.train, translation.translate, translation.evaluate, runs.info, runs.average, runs.shortlist, runs.export
+    runs.train, translation.translate, translation.evaluate, runs.info, runs.plot, runs.average, runs.shortlist,
+    runs.export,
 ):  # fmt: skip
     app.command()(function)
 app.add_typer(bench_app, name="bench")

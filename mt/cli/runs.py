@@ -1,4 +1,4 @@
-"""Commands that make and describe run folders: `mt train`, `info`, `average`, `shortlist`, `export`, `demo`."""
+"""Commands that make and describe run folders: `mt train`, `info`, `plot`, `average`, `shortlist`, `export`, `demo`."""
 
 import logging
 import os
@@ -114,6 +114,19 @@ def info(
 
     record = describe(run)
     print_result(record if form == "json" else describe_as_text(record))
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn together.")],
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(help="Picture to write, .png, .svg or .pdf; may be repeated. Of one run: RUN/plots/training.png."),
+    ] = None,
+) -> None:
+    """Draw how training went: losses, BLEU, chrF, learning rate and speed over the step; prints the files written."""
+    from mt.pipelines.plot import plot as plot_runs
+
+    print_result("\n".join(str(path) for path in plot_runs(runs, output or [])))
 
 
 def average(

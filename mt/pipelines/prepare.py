@@ -360,4 +360,5 @@ def clear(run: RunFolder) -> None:
     results = ("model.safetensors", "shortlist.safetensors", "log.jsonl", "samples.txt")
     for name in ("run.toml", "config.json", *tokenizers, *results):
         (run.path / name).unlink(missing_ok=True)
-    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", "plots", "tensorboard"):
+        shutil.rmtree(run.path / name, ignore_errors=True)

@@ -292,8 +292,7 @@ def resolve_optimizer(
 CHANGEABLE = {
     "training": {
         "max_steps", "max_minutes", "device", "threads", "micro_batch_tokens", "log_every_steps",
-        "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best",
-        "timeout_seconds",
+        "tensorboard", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best", "timeout_seconds",
     },
     "validation": {"patience"},
     "data": {"cache"},

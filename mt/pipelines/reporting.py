@@ -1,13 +1,17 @@
-"""What a training run says: a line an interval to people on stderr, the same as a JSON object to log.jsonl."""
+"""What a training run says: a line an interval to people on stderr, the same as a JSON object to log.jsonl.
+
+Where it is asked for, the numbers go to TensorBoard too.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mt.files import append_text
+from mt.pipelines.tensorboard import Board
 from mt.training.budget import Progress as TrainingProgress
 
 Record = dict[str, Any]
@@ -45,13 +49,33 @@ def validation_line(record: Record) -> str:
     return " │ ".join(columns) + (" │ best so far" if record["best"] else "")
 
 
+class Silence:
+    """The log of a process that trains with others and leaves it to the first of them to speak."""
+
+    def __call__(self, record: Record) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class RunLog:
     """Writes log.jsonl and shows the same on stderr: a progress bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, path: Path, progress: TrainingProgress, elapsed: Any, *, quiet: bool, total_steps: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        progress: TrainingProgress,
+        elapsed: Any,
+        *,
+        quiet: bool,
+        total_steps: int,
+        board: Board | None = None,
+    ) -> None:
         self.path = path
         self.progress = progress
         self.elapsed = elapsed
+        self.board = board
         self.console = Console(stderr=True, quiet=quiet)
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
@@ -64,6 +88,8 @@ class RunLog:
         """Add step and seconds to a record of kind train, valid or event, write it, and show it."""
         record = {"step": self.progress.step, "seconds": round(self.elapsed(), 3), **record}
         append_text(self.path, json.dumps(record) + "\n")
+        if self.board:
+            self.board(record)
         if record["kind"] == "train":
             self.show_training(training_line(record))
         elif record["kind"] == "valid":
@@ -83,3 +109,8 @@ class RunLog:
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
+        if self.board:
+            self.board.close()
+
+
+Log: TypeAlias = RunLog | Silence

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 # What a run folder may hold before it has a recipe: the remains of a run that was killed while it prepared its data.
 PREPARATIONS = {"cache", "tokenizer.model", "source.model", "target.model", "config.json", "log.jsonl"}
+# What stands in one besides, once it is trained and looked at.
+RESULTS = {
+    "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
+}  # fmt: skip
 # Settings that belong to the machine: left to the program, they are chosen anew when a run is continued.
 OF_THE_MACHINE = ("device", "precision", "threads", "micro_batch_tokens")
 
@@ -51,11 +55,7 @@ def check_output(run: RunFolder, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but a run, or its beginnings."""
     if run.path.exists() and not run.path.is_dir():
         raise ModelError(f"{run.path} is not a folder", "choose another --output")
-    known = (
-        PREPARATIONS | {"run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors"}
-        if overwrite
-        else PREPARATIONS
-    )
+    known = PREPARATIONS | RESULTS if overwrite else PREPARATIONS
     found = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
     foreign = sorted(name for name in found - known if not name.endswith(".partial"))
     if foreign:

@@ -59,6 +59,14 @@ class RunFolder:
         return self.path / "shortlist.safetensors"
 
     @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def cache(self) -> Path:
         return self.path / "cache"
 

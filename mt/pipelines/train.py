@@ -1,7 +1,6 @@
 """`mt train`: two text files in, a run folder out; run again, it goes on where it stopped."""
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, Texts, prepare_run
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
-from mt.pipelines.reporting import RunLog
+from mt.pipelines.reporting import Log, RunLog, Silence
 from mt.pipelines.resume import (
     check_output,
     check_started_from,
@@ -35,10 +34,12 @@ from mt.pipelines.resume import (
     unused_origin,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
+from mt.pipelines.tensorboard import Board, import_writer
 from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
-from mt.training.budget import Budget, Progress
+from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import load_weights, save_tensors, weights
+from mt.training.config import TrainingConfig
 from mt.training.consistency import Consistency
 from mt.training.loop import Trainer, Updates
 from mt.training.optimizer import make_optimizer
@@ -65,23 +66,17 @@ def train(request: TrainRequest) -> None:
     Configuration, device, run folder and data are checked in this order, before anything is written.
     """
     run, ranks = RunFolder(request.output), Ranks.launched()
-    if ranks.restarted:
-        request = as_begun(request)
+    begun = replace(request, overwrite=False, start_from=None)  # what is left of it once it has been taken up
     if ranks.first:
-        ready = prepare(run, request)
+        ready = prepare(run, begun if ranks.restarted else request)
         if ready:
             write_text(run.recipe, ready.prepared.config.as_toml())
         ranks.tell("train" if ready else "nothing to do")
     else:
-        ready = prepare(run, as_begun(request)) if ranks.told() == "train" else None
+        ready = prepare(run, begun) if ranks.told() == "train" else None
     if ready:
         with ranks.connected(ready.prepared.config.training.timeout_seconds):
             fit(run, ready, ranks, request)
-
-
-def as_begun(request: TrainRequest) -> TrainRequest:
-    """The request once it has been taken up: what remains is to go on."""
-    return replace(request, overwrite=False, start_from=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +112,12 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
 
 
 def check_settings(settings: Settings) -> None:
-    """Build the recipe for made-up facts, so that a mistaken setting is refused before any text is read."""
+    """Build the recipe for made-up facts, so that what cannot be done is refused before any text is read."""
     facts = CorpusFacts(pairs=10_000, target_tokens=100_000, vocabularies=(8_000, 8_000), languages=("", ""))
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
-    resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
+    config = resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
+    if config.training.tensorboard:
+        import_writer()
 
 
 def choose_compute(settings: Settings) -> Compute:
@@ -156,9 +153,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     with ranks.first_ahead():
         progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
     clock = SharedClock(request.started, progress.elapsed_seconds, ranks)
-    quiet = request.quiet or not ranks.first
-    path = run.log if ranks.first else Path(os.devnull)
-    log = RunLog(path, progress, clock.elapsed, quiet=quiet, total_steps=config.training.max_steps)
+    log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)
 
     def publish() -> None:
@@ -193,6 +188,12 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
         "finished (%s) after %s steps; best %s on validation %.2f; the model is in %s",
         reason, f"{progress.step:,}", config.validation.metric, abs(progress.best[0][0]), run.path,
     )  # fmt: skip
+
+
+def open_log(run: RunFolder, training: TrainingConfig, progress: Progress, clock: Clock, *, quiet: bool) -> RunLog:
+    """Where training says what it does, from this step on."""
+    board = Board(run.tensorboard, progress.step) if training.tensorboard else None
+    return RunLog(run.log, progress, clock.elapsed, quiet=quiet, total_steps=training.max_steps, board=board)
 
 
 def updates_of(
@@ -253,7 +254,7 @@ def make_updater(
 
 
 def announce(
-    model: Transformer, prepared: PreparedRun, compute: Compute, log: RunLog, progress: Progress, ranks: Ranks
+    model: Transformer, prepared: PreparedRun, compute: Compute, log: Log, progress: Progress, ranks: Ranks
 ) -> None:
     """Say what is trained on what, and from where on."""
     parameters = sum(parameter.numel() for parameter in model.parameters())

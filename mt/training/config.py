@@ -28,6 +28,7 @@ class TrainingConfig:
     cutoff: float = auto()  # share of embeddings that the second pass does not see; auto: as published
     micro_batch_tokens: int = auto()  # target tokens computed at a time, or a little more; 0: a whole update
     log_every_steps: int = 50
+    tensorboard: bool = False  # also write the log's numbers for TensorBoard, to RUN/tensorboard
     validate_every_steps: int = auto()
     checkpoint_every_steps: int = auto()
     keep_last: int = 5  # checkpoints
