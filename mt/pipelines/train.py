@@ -188,7 +188,7 @@ def updates_of(
             seed=training.seed,
         )
     batcher = Batcher(corpus, (tokenizers[0].specials, tokenizers[1].specials), compute.device, variation)
-    return partial(batcher.updates, sampler, training.micro_batch_tokens)
+    return partial(batcher.updates, sampler)
 
 
 def make_updater(config: RunConfig, compute: Compute, start: LoadedModel | None = None) -> Updater:

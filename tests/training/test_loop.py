@@ -92,7 +92,7 @@ def make_trainer(
     batcher = Batcher(corpus, (SPECIALS, SPECIALS), CPU.device)
     trainer = Trainer(
         updater=updater,
-        updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1), micro_batch_tokens),
+        updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1)),
         validate=lambda: {"loss": 1.0, "chrf": 1.0, "bleu": next(upcoming)},
         publish=lambda: None,
         log=lambda record: None,
@@ -115,7 +115,7 @@ def events_of(trainer: Trainer) -> list[dict]:
 
 def after_one_update(folder, **given) -> dict[str, torch.Tensor]:
     """Weights after one step of plain gradient descent, which unlike Adam does not blow up rounding errors."""
-    trainer = make_trainer(folder, dropout=0.0, max_steps=1, optimizer=torch.optim.SGD, **given)
+    trainer = make_trainer(folder, dropout=0.0, max_steps=1, optimizer=partial(torch.optim.SGD, fused=True), **given)
     trainer.run()
     return weights(trainer.model)
 

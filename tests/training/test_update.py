@@ -56,7 +56,7 @@ def test_fifty_updates_the_fast_way_have_the_losses_of_fifty_plain_ones(device, 
         indices = generator.choice(200, 20, replace=False)
         tokens = corpus.target.lengths[indices].sum()
         parts = [batcher.batch(part) for part in np.array_split(indices, 3)]  # micro-batches too
-        ours = fast(parts, RATE).item() / tokens
+        ours = fast(parts, RATE).loss.item() / tokens
         theirs = plain_update(plain, corpus, indices).item() / tokens
         losses.append((ours, theirs))
     ours, theirs = zip(*losses, strict=True)
@@ -71,8 +71,8 @@ def test_an_update_leaves_no_gradient_and_returns_the_loss_without_smoothing(dev
     with torch.no_grad():
         updater.model.target_embedding.weight.zero_()
     batch = Batcher(corpus, (SPECIALS, SPECIALS), device).batch(np.arange(20))
-    total = updater([batch], 0.0)
-    assert total.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
+    outcome = updater([batch], 0.0)
+    assert outcome.loss.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
     assert all(parameter.grad is None for parameter in updater.model.parameters())
 
 
