@@ -32,6 +32,11 @@ class Progress:
     finished: str = ""  # why training ended; "" until all that ends a run is done
 
     @property
+    def sound_step(self) -> int:
+        """The last step whose update was not skipped."""
+        return self.step - self.guard.skipped_in_a_row
+
+    @property
     def learning_rate_scale(self) -> float:
         """What the learning rate of the recipe is multiplied by."""
         return 0.5 ** len(self.rollbacks)

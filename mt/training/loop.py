@@ -201,13 +201,15 @@ class Trainer:
         self.log({"kind": "valid", **scores, "validation_seconds": took, "best": gained})
 
     def save(self) -> None:
-        """Write a checkpoint; delete those that are neither recent, nor among the best, nor the last before decay."""
+        """Write a checkpoint; delete what is neither recent, nor among the best, nor the last before decay or trouble."""
         progress = self.progress
         progress.elapsed_seconds = self.budget.clock.elapsed()
         progress.guard = self.updater.guard.past()
         self.checkpoints.save(progress.step, self.model, self.updater.optimizer, progress.record())
-        recent = {step for step in self.checkpoints.steps()[-self.config.keep_last :] if step or not progress.step}
-        keep = recent | {step for _, step in progress.best}
+        steps = self.checkpoints.steps()
+        sound = [step for step in steps if step <= progress.sound_step][-1:]
+        recent = {step for step in steps[-self.config.keep_last :] if step}  # the start only as long as it is `sound`
+        keep = recent | {step for _, step in progress.best} | set(sound)
         if progress.decay:
             keep.add(progress.decay.start)
         self.checkpoints.keep(keep)

@@ -22,8 +22,8 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, model: nn.Module, op
     """
     if len(progress.rollbacks) == MOST:
         raise diverged(progress)
-    steps, failing_since = checkpoints.steps(), progress.step - progress.guard.skipped_in_a_row
-    untried = [step for step in steps if step <= failing_since and step not in progress.rollbacks]
+    steps = checkpoints.steps()
+    untried = [step for step in steps if step <= progress.sound_step and step not in progress.rollbacks]
     chosen = untried[-1] if untried else steps[0]
     kept = {step for step in steps if step <= chosen}
     earlier = Progress.of(checkpoints.load(chosen, model, optimizer))
