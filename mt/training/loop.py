@@ -120,14 +120,20 @@ class Trainer:
         return reason
 
     def go_back(self) -> None:
-        """Go on from an earlier checkpoint with a lower learning rate; raises `ModelError` after too many times."""
-        left, self.progress.elapsed_seconds = self.progress.step, self.budget.clock.elapsed()
-        roll_back(self.progress, self.checkpoints, self.model, self.updater.optimizer)
-        self.updater.guard.restore(self.progress.guard)
+        """Go on from an earlier checkpoint with a lower learning rate.
+
+        Raises `ModelError` when that has been tried often enough, or when no time is left for it.
+        """
+        progress, failed_step, failure = self.progress, self.progress.step, diverged(self.progress)
+        progress.elapsed_seconds = self.budget.clock.elapsed()
+        roll_back(progress, self.checkpoints, self.model, self.updater.optimizer)
+        self.updater.guard.restore(progress.guard)
         self.budget.restart_pace()
         self.meter = Meter(self.compute.device)
-        scale = self.progress.learning_rate_scale
-        self.log({"kind": "event", "event": "rolled_back", "from_step": left, "learning_rate_scale": scale})
+        scale = progress.learning_rate_scale
+        self.log({"kind": "event", "event": "rolled_back", "from_step": failed_step, "learning_rate_scale": scale})
+        if self.reason_to_stop():
+            raise failure
 
     def compute_fewer_at_a_time(self, tokens: int) -> None:
         """Halve the micro-batches, of which one of so many target tokens did not fit into memory."""
@@ -135,7 +141,7 @@ class Trainer:
         self.log({"kind": "event", "event": "out_of_memory", "micro_batch_tokens": self.micro_batch_tokens})
 
     def check_last_updates(self) -> None:
-        """Raise `ModelError` where training would end with nothing learned for long, or ever."""
+        """Raise `ModelError` when the last updates, or all there were, have been skipped: that is no success."""
         self.progress.guard = self.updater.guard.past()
         if self.progress.guard.skipped_in_a_row >= min(PATIENCE, self.progress.step) > 0:
             raise diverged(self.progress)
@@ -201,7 +207,7 @@ class Trainer:
         self.log({"kind": "valid", **scores, "validation_seconds": took, "best": gained})
 
     def save(self) -> None:
-        """Write a checkpoint; delete what is neither recent, nor among the best, nor the last before decay or trouble."""
+        """Write a checkpoint; delete those that are neither recent nor among the best, nor needed to go back to."""
         progress = self.progress
         progress.elapsed_seconds = self.budget.clock.elapsed()
         progress.guard = self.updater.guard.past()

@@ -460,6 +460,20 @@ def test_a_run_whose_last_updates_all_fail_between_two_lines_of_the_log_is_no_su
         trainer.run()
 
 
+def test_to_go_back_when_the_minutes_are_over_is_no_success(tmp_path):
+    trainer = make_trainer(tmp_path, max_minutes=5.0, schedule="constant")
+    spoil(trainer, lambda step: True)
+
+    def log(record):
+        if trainer.progress.step == 20:
+            trainer.budget.clock.before = 3600.0
+
+    trainer.log = log
+    with pytest.raises(ModelError, match="the last 20 updates up to step 20 could not be learned from"):
+        trainer.run()
+    assert trainer.checkpoints.steps() == [0]
+
+
 def test_updates_that_fail_first_are_tried_again_from_the_start(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=30, checkpoint_every_steps=50, validate_every_steps=50)
     spoil(trainer, lambda step: not trainer.progress.rollbacks)
