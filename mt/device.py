@@ -46,6 +46,11 @@ class Compute:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
+    def release_memory(self) -> None:
+        """Give back what freed tensors still occupy of the GPU's memory, in pieces that may be too small to use."""
+        if self.on_cuda:
+            torch.cuda.empty_cache()
+
     def memory_gib(self) -> float:
         """The most memory held at once so far: on the GPU, or resident in the process."""
         if self.on_cuda:

@@ -3,6 +3,7 @@
 Raised where the fact is known, caught once in `mt.cli`, printed as `error:` and `hint:`.
 """
 
+import sys
 from enum import IntEnum
 
 
@@ -54,3 +55,15 @@ class Interrupted(MTError):
     """The user (Ctrl-C) or the system (SIGTERM) asked the program to stop, and it stopped in order."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+# What torch says in a RuntimeError: its allocator of the CPU's memory, the same on Windows, and cuBLAS.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory, of the machine or of the GPU, did not suffice; torch is asked only where it is loaded."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return any(text in str(error) for text in OUT_OF_MEMORY)

@@ -38,7 +38,7 @@ COMMANDS = {
     "tokenizer encode": "--model",
     "tokenizer decode": "--model",
     "train": "--train --valid --output --clean --source-lang --target-lang --config --preset --vocab-size --tokenizer"
-    f" --max-steps --max-minutes --seed --from --cache --overwrite --show-config --set {DEVICE}",
+    f" --max-steps --max-minutes --seed --from --cache --overwrite --show-config --set --devices {DEVICE}",
     "translate": f"--model --output --nbest --format --shard {SEARCH} {DEVICE}",
     "evaluate": "--model --source --reference --hypothesis --output --format --target-lang --bleu-tokenize"
     f" {SEARCH} {DEVICE}",

@@ -15,7 +15,7 @@ import typer
 from mt import __version__
 from mt.cli import bench, runs, tokenizer, translation
 from mt.cli.options import STATE
-from mt.errors import DataError, DeviceError, ExitCode, Interrupted, MTError
+from mt.errors import DataError, DeviceError, ExitCode, Interrupted, MTError, out_of_memory
 
 app = typer.Typer(
     name="mt",
@@ -106,10 +106,3 @@ def fail(error: MTError) -> NoReturn:
     if error.hint:
         print(f"hint:  {error.hint}", file=sys.stderr)
     sys.exit(error.exit_code)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory, of the machine or of the GPU, did not suffice; torch is asked only where it is loaded."""
-    torch = sys.modules.get("torch")
-    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)

@@ -50,6 +50,10 @@ class Batch:
         """Real target tokens, `</s>` counted."""
         return len(self.target)
 
+    @property
+    def sentences(self) -> int:
+        return len(self.target_input.lengths)
+
     def to(self, device: torch.device) -> "Batch":
         """This batch on another device; towards CUDA the copies are asynchronous."""
         return Batch(self.source.to(device), self.target_input.to(device), moved(self.target, device))

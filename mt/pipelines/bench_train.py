@@ -107,7 +107,7 @@ def made_up_work(request: TrainBench, folder: Path) -> Work:
     write_made_up(folder, sentences, request.vocabulary, config.data.max_tokens)
     corpus, specials = EncodedCorpus(folder), (MADE_UP_SPECIALS, MADE_UP_SPECIALS)
     sampler = BatchSampler(corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed)
-    batches = partial(Batcher(corpus, specials, compute.device).updates, sampler, config.training.micro_batch_tokens)
+    batches = partial(Batcher(corpus, specials, compute.device).updates, sampler)
     return Work(config, corpus, batches, specials, compute)
 
 
@@ -175,7 +175,7 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute)
     updater.model.train()
-    steps = enumerate(work.updates(0, 0), 1)
+    steps = enumerate(work.updates(config.training.micro_batch_tokens, 0, 0), 1)
     while True:
         done: list[Batch] = []
         started = time.perf_counter()

@@ -24,7 +24,7 @@ from mt.device import launch_number
 from mt.errors import DeviceError, Interrupted
 from mt.training.budget import Clock
 from mt.training.checkpoint import Checkpoints
-from mt.training.update import Updater
+from mt.training.update import DoesNotFit, Updater
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,14 @@ class SharedUpdater(Updater):
     ranks: Ranks
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.learner = DistributedDataParallel(BatchLoss(self), gradient_as_bucket_view=True)
+
+    def gradient(self, update: Update) -> Tensor:
+        try:
+            return super().gradient(update)
+        except DoesNotFit as error:  # which one rank alone cannot mend: the others wait for this gradient
+            raise DeviceError(f"rank {self.ranks.rank}: {error.message}", error.hint) from error
 
     def backward(self, update: Update) -> Tensor:
         # The step's seed is the same in all ranks; what is dropped out shall not be.

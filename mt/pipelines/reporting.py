@@ -59,6 +59,22 @@ class Silence:
         """Nothing."""
 
 
+def event_line(record: Record) -> str:
+    """What is said of an event; "" of those that speak elsewhere."""
+    match record["event"]:
+        case "decay":
+            return f"the learning rate falls to 0 over {record['steps']:,} steps"
+        case "skipped":
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["reasons"].items())
+            return f"warning: updates skipped since the last line: {record['updates']:,} ({reasons})"
+        case "rolled_back":
+            rate = f"at {record['learning_rate_scale']:g} times the learning rate"
+            return f"warning: training diverged at step {record['from_step']:,} and goes on from here {rate}"
+        case "out_of_memory":
+            return f"warning: out of memory: {record['micro_batch_tokens']:,} target tokens at a time from now on"
+    return ""
+
+
 class RunLog:
     """Writes log.jsonl and shows the same on stderr: a progress bar on a terminal, plain lines elsewhere."""
 
@@ -94,8 +110,8 @@ class RunLog:
             self.show_training(training_line(record))
         elif record["kind"] == "valid":
             self.say(validation_line(record))
-        elif record["event"] == "decay":
-            self.say(f"step {record['step']:>7,} │ the learning rate falls to 0 over {record['steps']:,} steps")
+        elif line := event_line(record):
+            self.say(f"step {record['step']:>7,} │ {line}")
 
     def show_training(self, line: str) -> None:
         if self.bar:

@@ -224,7 +224,7 @@ def updates_of(
         )
     specials = tokenizers[0].specials, tokenizers[1].specials
     batcher = Batcher(corpus, specials, compute.device, variation, ranks.rank, ranks.count)
-    return partial(batcher.updates, sampler, training.micro_batch_tokens)
+    return partial(batcher.updates, sampler)
 
 
 def make_updater(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mt.training.config import TrainingConfig
+from mt.training.guard import Past
 from mt.training.optimizer import Decay, OptimizerConfig
 
 Record = dict[str, Any]
@@ -26,7 +27,19 @@ class Progress:
     validations_without_gain: int = 0
     validated_step: int = 0  # the last step that was judged
     validation_seconds: float = 0.0  # the longest validation so far
+    guard: Past = field(default_factory=Past)
+    rollbacks: list[int] = field(default_factory=list)  # the steps that training went back to
     finished: str = ""  # why training ended; "" until all that ends a run is done
+
+    @property
+    def sound_step(self) -> int:
+        """The last step whose update was not skipped."""
+        return self.step - self.guard.skipped_in_a_row
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """What the learning rate of the recipe is multiplied by."""
+        return 0.5 ** len(self.rollbacks)
 
     def record(self) -> Record:
         return asdict(self)
@@ -34,7 +47,9 @@ class Progress:
     @classmethod
     def of(cls, record: Record) -> "Progress":
         decay = Decay(**record["decay"]) if record["decay"] else None
-        return cls(**{**record, "decay": decay, "best": [tuple(entry) for entry in record["best"]]})
+        best = [tuple(entry) for entry in record["best"]]
+        guard = Past(**record.get("guard", {}))  # which records of the first versions lack
+        return cls(**{**record, "decay": decay, "best": best, "guard": guard})
 
 
 class Clock:
@@ -53,7 +68,11 @@ class Budget:
 
     def __init__(self, config: TrainingConfig, optimizer: OptimizerConfig, progress: Progress, clock: Clock) -> None:
         self.config, self.optimizer, self.progress, self.clock = config, optimizer, progress, clock
-        self.session_start, self.session_step = clock.elapsed(), progress.step
+        self.restart_pace()
+
+    def restart_pace(self) -> None:
+        """Measure the pace from where training stands now."""
+        self.session_start, self.session_step = self.clock.elapsed(), self.progress.step
 
     def time_limit(self) -> float:
         """Seconds of the command after which updates must end, so that it ends in time.

@@ -88,6 +88,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put the optimizer where `optimizer_tensors` found it; before the first step it has no state."""
+    optimizer.state.clear()
     if not tensors:
         return
     for name, parameter in weights(model).items():

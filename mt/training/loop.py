@@ -7,32 +7,45 @@ What happens at a step depends on the seed and the step alone, so a run that is 
 weights, bit for bit on the CPU, of one that was never interrupted.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from mt.corpus.batching import Update
-from mt.errors import Interrupted, ModelError
+from mt.errors import Interrupted
 from mt.training.budget import Budget, Progress, Record
 from mt.training.checkpoint import Checkpoints
 from mt.training.config import TrainingConfig, ValidationConfig
+from mt.training.guard import FAULTS
 from mt.training.optimizer import OptimizerConfig, learning_rate
-from mt.training.update import Updater
+from mt.training.rollback import PATIENCE, diverged, roll_back
+from mt.training.update import DoesNotFit, Outcome, Updater
 
-Updates = Callable[[int, int], Iterator[Update]]  # from an epoch and a position on
+Updates = Callable[[int, int, int], Iterator[Update]]  # from micro-batch tokens, an epoch and a position on
 
 
-@dataclass
+class Diverging(Exception):
+    """So many updates in a row have been skipped that training must go back."""
+
+
 class Meter:
-    """Sums since the last line of the log; the loss stays on the device until it is read."""
+    """Sums since the last line of the log; those of tensors stay on the device until they are read."""
 
-    loss: Tensor
-    target_tokens: int = 0
-    since: float = field(default_factory=time.monotonic)
+    def __init__(self, device: torch.device) -> None:
+        # Of the updates that the weights followed: their number, target tokens, loss and gradient norm.
+        self.followed = torch.zeros(4, dtype=torch.float64, device=device)
+        self.faults = torch.zeros(len(FAULTS), device=device)  # how many were skipped for each
+        self.target_tokens = 0
+        self.since = time.monotonic()
+
+    def add(self, outcome: Outcome, target_tokens: int) -> None:
+        one, tokens = torch.ones_like(outcome.loss), torch.full_like(outcome.loss, target_tokens)
+        followed = torch.stack((one, tokens, outcome.loss, outcome.gradient_norm))
+        self.followed += torch.where(outcome.faults.any(), 0.0, followed)
+        self.faults += outcome.faults
+        self.target_tokens += target_tokens
 
 
 @dataclass
@@ -54,24 +67,48 @@ class Trainer:
     def __post_init__(self) -> None:
         self.progress: Progress = self.budget.progress
         self.model, self.compute = self.updater.model, self.updater.compute
+        self.updater.guard.restore(self.progress.guard)
+        self.micro_batch_tokens = self.config.micro_batch_tokens
 
     def run(self) -> str:
         """Train until there is a reason to stop, and return it.
 
-        Raises `Interrupted` after saving when a signal asks, `ModelError` when the loss diverges.
+        Raises `Interrupted` after saving when a signal asks, `ModelError` when training diverges and going back does
+        not help, `DeviceError` when memory does not suffice for a single pair.
         """
-        progress, config = self.progress, self.config
+        progress = self.progress
         self.model.train()
-        self.meter = self.new_meter()
-        for update in self.updates(progress.epoch, progress.position):
+        self.meter = Meter(self.compute.device)
+        if not self.checkpoints.steps():
+            self.save()  # where to go back to, should the first updates fail
+        reason = ""
+        while not reason:
+            try:
+                reason = self.train()
+            except Diverging:
+                self.go_back()
+            except DoesNotFit as error:
+                self.compute_fewer_at_a_time(error.tokens)
+        self.check_last_updates()
+        if progress.validated_step != progress.step or not progress.best:
+            self.judge()
+            self.save()
+        return reason
+
+    def train(self) -> str:
+        """Train from where progress stands until there is a reason to stop, and return it."""
+        progress, config = self.progress, self.config
+        for update in self.updates(self.micro_batch_tokens, progress.epoch, progress.position):
             if reason := self.reason_to_stop():
                 break
             self.plan_decay()
-            progress.step += 1
             self.update(update)
+            progress.step += 1
             progress.epoch, progress.position = update.epoch, update.position
             if progress.step % config.log_every_steps == 0:
                 self.log_interval()
+                if progress.guard.skipped_in_a_row >= PATIENCE:
+                    raise Diverging
             validating = progress.step % config.validate_every_steps == 0
             if validating:
                 self.judge()
@@ -80,10 +117,34 @@ class Trainer:
             if self.interrupted():
                 self.save()
                 raise Interrupted(f"stopped at step {progress.step:,}; everything up to here is saved")
-        if progress.validated_step != progress.step or not progress.best:
-            self.judge()
-            self.save()
         return reason
+
+    def go_back(self) -> None:
+        """Go on from an earlier checkpoint with a lower learning rate.
+
+        Raises `ModelError` when that has been tried often enough, or when no time is left for it.
+        """
+        progress, failed_step, failure = self.progress, self.progress.step, diverged(self.progress)
+        progress.elapsed_seconds = self.budget.clock.elapsed()
+        roll_back(progress, self.checkpoints, self.model, self.updater.optimizer)
+        self.updater.guard.restore(progress.guard)
+        self.budget.restart_pace()
+        self.meter = Meter(self.compute.device)
+        scale = progress.learning_rate_scale
+        self.log({"kind": "event", "event": "rolled_back", "from_step": failed_step, "learning_rate_scale": scale})
+        if self.reason_to_stop():
+            raise failure
+
+    def compute_fewer_at_a_time(self, tokens: int) -> None:
+        """Halve the micro-batches, of which one of so many target tokens did not fit into memory."""
+        self.micro_batch_tokens = min(tokens, self.micro_batch_tokens or tokens) // 2
+        self.log({"kind": "event", "event": "out_of_memory", "micro_batch_tokens": self.micro_batch_tokens})
+
+    def check_last_updates(self) -> None:
+        """Raise `ModelError` when the last updates, or all there were, have been skipped: that is no success."""
+        self.progress.guard = self.updater.guard.past()
+        if self.progress.guard.skipped_in_a_row >= min(PATIENCE, self.progress.step) > 0:
+            raise diverged(self.progress)
 
     def finish(self, reason: str) -> None:
         """Say in the last checkpoint that nothing is left to do."""
@@ -92,35 +153,37 @@ class Trainer:
         self.log({"kind": "event", "event": "finished", "reason": reason})
 
     def update(self, update: Update) -> None:
-        """One optimizer step, whose random numbers are those of this step, resumed or not."""
-        torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) % 2**63)
-        rate = learning_rate(self.optimizer_config, self.progress.step, self.progress.decay)
-        self.meter.loss += self.updater(update, rate)
-        self.meter.target_tokens += update.target_tokens
+        """The next optimizer step, whose random numbers are those of this step, resumed or not."""
+        step = self.progress.step + 1
+        torch.manual_seed((self.config.seed * 1_000_003 + step) % 2**63)
+        outcome = self.updater(update, self.learning_rate(step))
+        self.meter.add(outcome, update.target_tokens)
         self.progress.target_tokens += update.target_tokens
 
-    def new_meter(self) -> Meter:
-        return Meter(torch.zeros((), device=self.compute.device))
+    def learning_rate(self, step: int) -> float:
+        return self.progress.learning_rate_scale * learning_rate(self.optimizer_config, step, self.progress.decay)
 
     def log_interval(self) -> None:
-        loss = self.meter.loss.item() / self.meter.target_tokens  # sync: once an interval
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"training diverged: the loss at step {self.progress.step:,} is {loss}",
-                "lower the learning rate: --set optimizer.peak_learning_rate=...",
+        """Say what the updates since the last time came to, and which of them were skipped."""
+        updates, tokens, loss, gradient_norm = self.meter.followed.tolist()  # sync: once an interval
+        skipped = {fault: int(count) for fault, count in zip(FAULTS, self.meter.faults.tolist(), strict=True) if count}
+        self.progress.guard = self.updater.guard.past()
+        if skipped:
+            self.log({"kind": "event", "event": "skipped", "updates": sum(skipped.values()), "reasons": skipped})
+        if updates:
+            self.log(
+                {
+                    "kind": "train",
+                    "loss": loss / tokens,
+                    "gradient_norm": gradient_norm / updates,
+                    "learning_rate": self.learning_rate(self.progress.step),
+                    "target_tokens_per_second": self.meter.target_tokens / (time.monotonic() - self.meter.since),
+                    "memory_gib": self.compute.memory_gib(),
+                    "epoch": self.progress.epoch,
+                    "seconds_left": self.budget.seconds_left(),
+                }
             )
-        self.log(
-            {
-                "kind": "train",
-                "loss": loss,
-                "learning_rate": learning_rate(self.optimizer_config, self.progress.step, self.progress.decay),
-                "target_tokens_per_second": self.meter.target_tokens / (time.monotonic() - self.meter.since),
-                "memory_gib": self.compute.memory_gib(),
-                "epoch": self.progress.epoch,
-                "seconds_left": self.budget.seconds_left(),
-            }
-        )
-        self.meter = self.new_meter()
+        self.meter = Meter(self.compute.device)
 
     def judge(self) -> None:
         """Validate, and enter the score into the list of the best."""
@@ -143,11 +206,15 @@ class Trainer:
         self.log({"kind": "valid", **scores, "validation_seconds": took, "best": gained})
 
     def save(self) -> None:
-        """Write a checkpoint; delete those that are neither recent, nor among the best, nor the last before decay."""
+        """Write a checkpoint; delete those that are neither recent nor among the best, nor needed to go back to."""
         progress = self.progress
         progress.elapsed_seconds = self.budget.clock.elapsed()
+        progress.guard = self.updater.guard.past()
         self.checkpoints.save(progress.step, self.model, self.updater.optimizer, progress.record())
-        keep = set(self.checkpoints.steps()[-self.config.keep_last :]) | {step for _, step in progress.best}
+        steps = self.checkpoints.steps()
+        sound = [step for step in steps if step <= progress.sound_step][-1:]
+        recent = {step for step in steps[-self.config.keep_last :] if step}  # the start only as long as it is `sound`
+        keep = recent | {step for _, step in progress.best} | set(sound)
         if progress.decay:
             keep.add(progress.decay.start)
         self.checkpoints.keep(keep)

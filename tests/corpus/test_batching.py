@@ -57,6 +57,7 @@ def test_a_batch_by_hand():
     assert batch.target_input.ids.tolist() == [[2, 13, 2, 11, 12]]
     assert (batch.target_input.lengths.tolist(), batch.target_input.longest) == ([2, 3], 3)
     assert batch.target_tokens == batch.target_input.tokens == 5
+    assert batch.sentences == 2
     assert batch.source.ids.dtype == batch.target.dtype == batch.target_input.ids.dtype == torch.int64
 
 
@@ -252,6 +253,16 @@ def test_an_update_about_within_the_budget_or_without_one_stays_whole():
     for budget in (0, total + 1, total, int(total / 1.04)):
         assert plain(micro_batches(corpus, indices, budget)) == [list(range(100))]
     assert len(micro_batches(corpus, indices, int(total / 1.1))) == 2
+
+
+def test_an_update_is_cut_down_to_single_sentences_when_its_parts_are_halved_again_and_again():
+    corpus = random_corpus()
+    indices, size = np.arange(30), int(corpus.target.lengths[:30].sum())
+    while max(len(part) for part in micro_batches(corpus, indices, size)) > 1:
+        size //= 2
+        parts = micro_batches(corpus, indices, size)
+        assert np.concatenate(parts).tolist() == indices.tolist()
+    assert size >= 1
 
 
 def test_a_batcher_makes_the_updates_of_its_sampler(device):

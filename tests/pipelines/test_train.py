@@ -20,7 +20,9 @@ from mt.corpus.tokenizer import Tokenizer
 from mt.errors import ExitCode
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
+from mt.training import update
 from mt.training.checkpoint import Checkpoints, load_tensors
+from mt.training.update import Updater
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -399,6 +401,116 @@ def test_a_file_that_cannot_be_written_ends_training_with_an_error_and_it_can_go
     (tmp_path / name).rename(run / name)
     assert train(run).code == 0
     assert_same_training(run, trained)
+
+
+# When training goes wrong
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Puts a NaN into the gradient of those updates of this process for which `spoilt(number)` holds."""
+
+    def arrange(spoilt) -> None:
+        backward, numbers = Updater.backward, count(1)
+
+        def spoiling(updater, parts):
+            loss = backward(updater, parts)
+            if spoilt(next(numbers)):
+                next(updater.model.parameters()).grad[0, 0] = float("nan")
+            return loss
+
+        monkeypatch.setattr(Updater, "backward", spoiling)
+
+    return arrange
+
+
+def test_an_update_with_a_gradient_that_is_no_number_is_skipped_with_a_warning(train, spoil, tmp_path):
+    run = tmp_path / "run"
+    spoil({13}.__contains__)
+    outcome = train(run)
+    assert outcome.code == 0
+    warning = "step      15 │ warning: updates skipped since the last line: 1 (gradient not finite 1)\n"
+    assert outcome.err.count("skipped") == outcome.err.count(warning) == 1
+    assert "finished (max_steps 40)" in outcome.err
+    (event,) = [record for record in log_of(run) if record.get("event") == "skipped"]
+    assert (event["step"], event["updates"], event["reasons"]) == (15, 1, {"gradient not finite": 1})
+    assert [r["step"] for r in log_of(run) if r["kind"] == "train"] == list(range(5, 41, 5))
+    for checkpoint in (run / "checkpoints").iterdir():
+        assert all(tensor.isfinite().all() for tensor in load_tensors(checkpoint / "model.safetensors").values())
+
+
+def test_a_run_that_has_gone_back_is_stopped_and_resumed_as_if_it_had_not_been_stopped(
+    train, spoil, stop_after, monkeypatch, tmp_path
+):
+    """From step 13 on nothing can be learned; the line of the log at step 35 is the first to see twenty in a row."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    spoil(lambda number: 13 <= number <= 35)
+    outcome = train(whole)
+    assert outcome.code == 0
+    returned = "warning: training diverged at step 35 and goes on from here at 0.5 times the learning rate\n"
+    assert f"step      10 │ {returned}" in outcome.err
+    monkeypatch.undo()
+    spoil(lambda number: 13 <= number <= 35)
+    stop_after(38)
+    assert train(parts).code == ExitCode.INTERRUPTED
+    assert '"event": "rolled_back"' in (parts / "log.jsonl").read_text()
+    monkeypatch.undo()
+    assert train(parts).code == 0
+    assert_same_training(parts, whole)
+
+
+def test_a_training_that_fails_however_often_it_goes_back_is_no_success(train, spoil, tmp_path):
+    run = tmp_path / "run"
+    spoil(lambda number: number > 12)
+    outcome = train(run)
+    assert outcome.code == ExitCode.MODEL
+    assert re.search(r"^error: training diverged: the last \d+ updates up to step \d+ .* 3 returns", outcome.err, re.M)
+    assert "hint:  lower the learning rate: --set optimizer.peak_learning_rate" in outcome.err
+    assert "finished" not in outcome.err
+    events = [record["event"] for record in log_of(run) if record["kind"] == "event"]
+    assert events.count("rolled_back") == 3
+    assert "finished" not in events
+    assert train(run).code == ExitCode.MODEL  # trying once more is no way around
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Lets no batch of more than so many target tokens be computed, as if memory were short."""
+
+    def arrange(tokens: int) -> None:
+        plain = update.batch_loss
+
+        def limited(model, batch, *arguments):
+            if batch.target_tokens > tokens:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+            return plain(model, batch, *arguments)
+
+        monkeypatch.setattr(update, "batch_loss", limited)
+
+    return arrange
+
+
+def test_an_update_that_does_not_fit_into_memory_is_computed_in_parts_and_nothing_is_left_out(
+    train, trained, scarce, tmp_path
+):
+    scarce(120)
+    outcome = train(tmp_path / "run")
+    assert outcome.code == 0
+    assert outcome.err.count("warning: out of memory: 100 target tokens at a time from now on\n") == 1
+    events = [record for record in log_of(tmp_path / "run") if record.get("event") == "out_of_memory"]
+    assert len(events) == 1
+    states = [Checkpoints(run).state(40) for run in (tmp_path / "run", trained)]
+    assert states[0]["target_tokens"] == states[1]["target_tokens"]
+    assert (states[0]["epoch"], states[0]["position"]) == (states[1]["epoch"], states[1]["position"])
+
+
+def test_a_pair_that_does_not_fit_into_memory_is_an_error_with_a_way_out(train, scarce, tmp_path):
+    scarce(2)
+    outcome = train(tmp_path / "run")
+    assert outcome.code == ExitCode.DEVICE
+    assert re.search(r"^error: out of memory with a single pair of \d+ and \d+ tokens$", outcome.err, re.MULTILINE)
+    assert "hint:  leave long pairs out: --set data.max_tokens=N" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 @pytest.fixture

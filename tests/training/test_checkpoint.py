@@ -131,6 +131,16 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
     assert_equal(weights(other), weights(model))
 
 
+def test_a_checkpoint_from_before_the_first_step_makes_an_optimizer_forget(tmp_path):
+    model, optimizer = trained(steps=0)
+    Checkpoints(tmp_path).save(0, model, optimizer, {"step": 0})
+    step_once(model, optimizer, 0)
+    Checkpoints(tmp_path).load(0, model, optimizer)
+    assert not optimizer.state
+    step_once(model, optimizer, 0)
+    assert_equal(weights(model), weights(trained(steps=1)[0]))
+
+
 def test_a_folder_without_its_state_is_no_checkpoint(tmp_path):
     model, optimizer = trained(steps=1)
     checkpoints = Checkpoints(tmp_path)

@@ -6,30 +6,31 @@ Shapes as in `mt.training.loop`; no text, no tokenizer, and validations that ret
 import math
 import time
 from functools import partial
-from itertools import cycle
+from itertools import cycle, pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from mt.corpus.batching import Batcher, BatchSampler
+from mt.corpus.batching import Batcher, BatchSampler, Update
 from mt.corpus.tokenizer import Specials
 from mt.device import Compute
-from mt.errors import ConfigError, Interrupted, ModelError
+from mt.errors import ConfigError, DeviceError, Interrupted, ModelError
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
-from mt.training import budget, loop
+from mt.training import budget, loop, update
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Checkpoints, load_tensors, weights
 from mt.training.config import TrainingConfig, ValidationConfig
-from mt.training.loop import Trainer
+from mt.training.loop import Meter, Trainer
 from mt.training.optimizer import Decay, OptimizerConfig, make_optimizer
-from mt.training.update import Updater
+from mt.training.update import DoesNotFit, Outcome, Updater
 
 V = 11
 SPECIALS = Specials(pad=0, bos=2, eos=3, unk=1)
 CPU = Compute(torch.device("cpu"), "fp32")
+FUSED_SGD = partial(torch.optim.SGD, fused=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +93,7 @@ def make_trainer(
     batcher = Batcher(corpus, (SPECIALS, SPECIALS), CPU.device)
     trainer = Trainer(
         updater=updater,
-        updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1), micro_batch_tokens),
+        updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1)),
         validate=lambda: {"loss": 1.0, "chrf": 1.0, "bleu": next(upcoming)},
         publish=lambda: None,
         log=lambda record: None,
@@ -115,7 +116,7 @@ def events_of(trainer: Trainer) -> list[dict]:
 
 def after_one_update(folder, **given) -> dict[str, torch.Tensor]:
     """Weights after one step of plain gradient descent, which unlike Adam does not blow up rounding errors."""
-    trainer = make_trainer(folder, dropout=0.0, max_steps=1, optimizer=torch.optim.SGD, **given)
+    trainer = make_trainer(folder, dropout=0.0, max_steps=1, optimizer=FUSED_SGD, **given)
     trainer.run()
     return weights(trainer.model)
 
@@ -245,14 +246,358 @@ def test_each_record_says_what_it_is_and_the_loss_is_that_of_the_update(tmp_path
     assert events[-1] | {"bleu": 1.0, "chrf": 1.0, "loss": 1.0, "best": True} == events[-1]
 
 
-def test_a_loss_that_is_no_number_ends_training_with_its_step(tmp_path):
-    trainer = make_trainer(tmp_path, max_steps=5)
-    with torch.no_grad():
-        trainer.model.target_embedding.weight.fill_(math.nan)
-    with pytest.raises(ModelError, match="training diverged: the loss at step 1 is nan") as caught:
+# Updates that cannot be learned from
+
+
+def spoil(trainer: Trainer, spoilt) -> None:
+    """Put a NaN into the gradient of the steps for which `spoilt(step)` holds."""
+    backward = trainer.updater.backward
+
+    def spoiling(parts):
+        loss = backward(parts)
+        if spoilt(trainer.progress.step + 1):
+            next(trainer.model.parameters()).grad[0, 0] = math.nan
+        return loss
+
+    trainer.updater.backward = spoiling
+
+
+def events_called(name: str, events: list[dict]) -> list[dict]:
+    return [event for event in events if event.get("event") == name]
+
+
+def resumed(folder, **given) -> Trainer:
+    """A trainer that goes on from the last checkpoint."""
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.steps()[-1]
+    trainer = make_trainer(folder, progress=Progress.of(checkpoints.state(step)), **given)
+    checkpoints.load(step, trainer.model, trainer.updater.optimizer)
+    return trainer
+
+
+def assert_same_end(one: Trainer, other: Trainer) -> None:
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        files = [trainer.checkpoints.path(trainer.progress.step) / name for trainer in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    assert one.progress.guard == other.progress.guard
+    assert one.progress.rollbacks == other.progress.rollbacks
+
+
+def test_an_update_with_a_gradient_that_is_no_number_is_skipped_and_said(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=12, log_every_steps=4)
+    spoil(trainer, {3, 6, 7}.__contains__)
+    events = events_of(trainer)
+    assert trainer.run() == "max_steps 12"
+    assert [(event["step"], event["reasons"]) for event in events_called("skipped", events)] == [
+        (4, {"gradient not finite": 1}),
+        (8, {"gradient not finite": 2}),
+    ]
+    assert all(tensor.isfinite().all() for tensor in weights(trainer.model).values())
+    taken = load_tensors(trainer.checkpoints.path(12) / "optimizer.safetensors")["target_embedding.weight/step"]
+    assert taken == 9
+    lines = [event for event in events if event["kind"] == "train"]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert all(math.isfinite(line["loss"]) and 0 < line["gradient_norm"] < 100 for line in lines)
+
+
+def test_a_skipped_update_leaves_everything_as_it_was(tmp_path):
+    spoilt, clean = (make_trainer(tmp_path / name, max_steps=steps) for name, steps in (("a", 5), ("b", 4)))
+    spoil(spoilt, {5}.__contains__)
+    spoilt.run()
+    clean.run()
+    for name, tensor in weights(clean.model).items():
+        assert torch.equal(weights(spoilt.model)[name], tensor), name
+    for parameter, other in zip(spoilt.model.parameters(), clean.model.parameters(), strict=True):
+        for key, value in clean.updater.optimizer.state[other].items():
+            assert torch.equal(spoilt.updater.optimizer.state[parameter][key], value), key
+
+
+def test_the_loss_and_the_norm_of_an_interval_are_those_of_the_updates_that_counted(tmp_path):
+    meter = Meter(CPU.device)
+    for loss, norm, fault, tokens in [
+        (20.0, 1.0, None, 10),
+        (math.nan, 7.0, 0, 5),
+        (90.0, 2.0, None, 30),
+        (1e9, 9.0, 2, 4),
+    ]:
+        faults = torch.zeros(3)
+        if fault is not None:
+            faults[fault] = 1
+        meter.add(Outcome(torch.tensor(loss), torch.tensor(norm), faults), tokens)
+    trainer = make_trainer(tmp_path, progress=Progress(step=4))
+    trainer.meter = meter
+    events = events_of(trainer)
+    trainer.log_interval()
+    skipped, line = events
+    assert skipped["reasons"] == {"loss not finite": 1, "loss spike": 1}
+    assert (line["loss"], line["gradient_norm"]) == (110 / 40, 1.5)
+
+
+@pytest.mark.parametrize("stop_at", [4, 6, 9, 14])
+def test_a_run_with_skipped_updates_ends_as_if_uninterrupted(tmp_path, stop_at):
+    given = {"max_steps": 16, "log_every_steps": 4}
+    spoilt = {3, 5, 6, 7, 14}.__contains__
+    whole = make_trainer(tmp_path / "whole", **given)
+    spoil(whole, spoilt)
+    whole.run()
+    calls = iter(range(1, 100))
+    first = make_trainer(tmp_path / "parts", interrupted=lambda: next(calls) == stop_at, **given)
+    spoil(first, spoilt)
+    with pytest.raises(Interrupted):
+        first.run()
+    second = resumed(tmp_path / "parts", **given)
+    spoil(second, spoilt)
+    second.run()
+    assert_same_end(whole, second)
+
+
+# Updates are spoilt from step 23 on, as long as the learning rate has not been halved so often.  The line of the log at
+# step 45 is the first to see 20 in a row; checkpoints 20 and, of the best, 5, 10 and 15 are from before.
+FAILING = {"max_steps": 60, "log_every_steps": 5, "schedule": "warmup_stable_decay", "warmup_steps": 2}
+
+
+def spoil_until(trainer: Trainer, rollbacks: int) -> None:
+    spoil(trainer, lambda step: step >= 23 and len(trainer.progress.rollbacks) < rollbacks)
+
+
+def test_training_goes_back_when_updates_fail_one_after_another_each_time_further(tmp_path):
+    trainer = make_trainer(tmp_path, **FAILING)
+    spoil_until(trainer, 2)
+    events = events_of(trainer)
+    assert trainer.run() == "max_steps 60"
+    returns = [(e["from_step"], e["step"], e["learning_rate_scale"]) for e in events_called("rolled_back", events)]
+    assert returns == [(45, 20, 0.5), (45, 15, 0.25)]
+    rates = {event["step"]: event["learning_rate"] for event in events if event["kind"] == "train"}
+    assert (rates[10], rates[30]) == (0.01, 0.0025)
+    assert all(tensor.isfinite().all() for tensor in weights(trainer.model).values())
+    assert trainer.checkpoints.state(60)["rollbacks"] == [20, 15]
+
+
+def test_what_training_goes_back_to_is_the_checkpoint_and_nothing_later_is_left(tmp_path):
+    plain = make_trainer(tmp_path / "plain", **FAILING | {"max_steps": 20, "schedule": "constant"})
+    plain.run()
+    trainer = make_trainer(tmp_path / "run", scores=(*range(1, 100),), **FAILING | {"schedule": "constant"})
+    spoil_until(trainer, 1)
+    at_return = []
+
+    def log(record):
+        if record.get("event") == "rolled_back":
+            at_return.append((trainer.progress.record(), trainer.checkpoints.steps()))
+            assert not trainer.updater.optimizer.state[trainer.model.target_embedding.weight]["step"] - 20
+            for name, tensor in weights(plain.model).items():
+                assert torch.equal(weights(trainer.model)[name], tensor), name
+
+    trainer.log = log
+    trainer.run()
+    ((record, steps),) = at_return
+    assert (record["step"], record["epoch"], record["position"]) == (20, plain.progress.epoch, plain.progress.position)
+    assert steps[-1] == 20
+    assert {step for _, step in record["best"]} <= set(steps)
+    assert record["best"][0][1] == 20
+    assert record["guard"] == plain.progress.record()["guard"]
+
+
+@pytest.mark.parametrize("crash", ["before later checkpoints are deleted", "right after"])
+def test_a_crash_while_training_goes_back_is_forgotten_and_the_return_is_not(tmp_path, monkeypatch, crash):
+    whole = make_trainer(tmp_path / "whole", **FAILING)
+    spoil_until(whole, 1)
+    whole.run()
+
+    first = make_trainer(tmp_path / "parts", **FAILING)
+    spoil_until(first, 1)
+
+    def dying(*arguments):
+        if first.progress.rollbacks:
+            raise KeyboardInterrupt
+
+    if crash == "right after":
+        first.log = dying
+    else:
+        keep = Checkpoints.keep
+        monkeypatch.setattr(Checkpoints, "keep", lambda *arguments: (dying(), keep(*arguments)))
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    monkeypatch.undo()
+    second = resumed(tmp_path / "parts", **FAILING)
+    assert second.progress.step == (20 if crash == "right after" else 40)
+    spoil_until(second, 1)
+    second.run()
+    assert_same_end(whole, second)
+
+
+def test_training_that_fails_again_and_again_ends_with_an_error(tmp_path):
+    trainer = make_trainer(tmp_path, **FAILING)
+    spoil_until(trainer, 100)
+    events = events_of(trainer)
+    with pytest.raises(
+        ModelError, match=r"training diverged: the last \d+ updates up to step 45 .* 3 returns"
+    ) as caught:
         trainer.run()
     assert "optimizer.peak_learning_rate" in caught.value.hint
-    assert trainer.checkpoints.steps() == []
+    assert [event["learning_rate_scale"] for event in events_called("rolled_back", events)] == [0.5, 0.25, 0.125]
+    again = resumed(tmp_path, **FAILING)
+    spoil_until(again, 100)
+    with pytest.raises(ModelError, match="training diverged"):
+        again.run()
+
+
+@pytest.mark.parametrize(("max_steps", "returns"), [(5, 0), (19, 0), (200, 3)])
+def test_weights_that_are_no_numbers_from_the_start_are_never_a_success(tmp_path, max_steps, returns):
+    trainer = make_trainer(tmp_path, max_steps=max_steps)
+    with torch.no_grad():
+        trainer.model.target_embedding.weight.fill_(math.nan)
+    events = events_of(trainer)
+    with pytest.raises(ModelError, match="training diverged"):
+        trainer.run()
+    assert [event["step"] for event in events_called("rolled_back", events)] == [0] * returns
+    assert not [event for event in events if event["kind"] == "train"]
+
+
+def test_a_run_whose_last_updates_all_fail_between_two_lines_of_the_log_is_no_success(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=49, log_every_steps=50)
+    spoil(trainer, lambda step: step >= 30)
+    with pytest.raises(ModelError, match="the last 20 updates up to step 49 could not be learned from"):
+        trainer.run()
+
+
+def test_to_go_back_when_the_minutes_are_over_is_no_success(tmp_path):
+    trainer = make_trainer(tmp_path, max_minutes=5.0, schedule="constant")
+    spoil(trainer, lambda step: True)
+
+    def log(record):
+        if trainer.progress.step == 20:
+            trainer.budget.clock.before = 3600.0
+
+    trainer.log = log
+    with pytest.raises(ModelError, match="the last 20 updates up to step 20 could not be learned from"):
+        trainer.run()
+    assert trainer.checkpoints.steps() == [0]
+
+
+def test_updates_that_fail_first_are_tried_again_from_the_start(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=30, checkpoint_every_steps=50, validate_every_steps=50)
+    spoil(trainer, lambda step: not trainer.progress.rollbacks)
+    events = events_of(trainer)
+    assert trainer.run() == "max_steps 30"
+    (event,) = events_called("rolled_back", events)
+    assert (event["from_step"], event["step"]) == (20, 0)
+    assert trainer.checkpoints.steps() == [30]  # the start is kept only until there is something better
+
+
+def test_the_pace_is_that_since_training_went_back(tmp_path):
+    progress = Progress(step=100)
+    config = make_trainer(tmp_path, max_steps=200).config
+    pace = Budget(
+        config, OptimizerConfig(peak_learning_rate=1.0, schedule="constant", warmup_steps=0), progress, Clock(0)
+    )
+    progress.step = 40
+    pace.restart_pace()
+    assert pace.seconds_left() is None
+    progress.step, pace.session_start = 42, pace.session_start - 10
+    assert pace.seconds_left() == pytest.approx(158 * 5, rel=0.01)
+
+
+def test_a_record_of_a_version_without_guard_is_read():
+    record = Progress(step=7).record()
+    del record["guard"], record["rollbacks"]
+    assert Progress.of(record) == Progress(step=7)
+
+
+# Memory that does not suffice
+
+
+TORCH_SAYS = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Lets no batch of more than so many target tokens be computed, and lists the sizes of those that were."""
+    plain = update.batch_loss
+
+    def arrange(tokens: int, error: Exception) -> list[int]:
+        computed: list[int] = []
+
+        def limited(model, batch, *arguments):
+            if batch.target_tokens > tokens:
+                raise error
+            computed.append(batch.target_tokens)
+            return plain(model, batch, *arguments)
+
+        monkeypatch.setattr(update, "batch_loss", limited)
+        return computed
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(TORCH_SAYS), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")]
+)
+@pytest.mark.parametrize("micro_batch_tokens", [0, 45])
+def test_an_update_that_does_not_fit_is_computed_in_smaller_parts(tmp_path, scarce, error, micro_batch_tokens):
+    rate = {"peak_learning_rate": 1.0, "micro_batch_tokens": micro_batch_tokens}
+    whole = make_trainer(tmp_path / "whole", dropout=0.0, max_steps=1, optimizer=FUSED_SGD, **rate)
+    whole.run()
+    scarce(20, error)
+    parts = make_trainer(tmp_path / "parts", dropout=0.0, max_steps=1, optimizer=FUSED_SGD, **rate)
+    events = events_of(parts)
+    parts.run()
+    for name, tensor in weights(whole.model).items():
+        torch.testing.assert_close(weights(parts.model)[name], tensor, atol=1e-5, rtol=0)
+    assert parts.progress.target_tokens == whole.progress.target_tokens
+    assert (parts.progress.epoch, parts.progress.position) == (whole.progress.epoch, whole.progress.position)
+    assert parts.progress.guard.mean == pytest.approx(whole.progress.guard.mean, rel=1e-5)
+    sizes = [event["micro_batch_tokens"] for event in events_called("out_of_memory", events)]
+    assert sizes
+    assert all(after <= before // 2 for before, after in pairwise(sizes))
+
+
+def test_what_was_computed_before_memory_ran_out_counts_once(tmp_path, scarce):
+    """The first part of 20 tokens fits, the second of 33 does not."""
+    trainer = make_trainer(tmp_path, dropout=0.0)
+    batcher = Batcher(Corpus(), (SPECIALS, SPECIALS), CPU.device)
+    indices = np.arange(10)
+    tokens = Corpus().target.lengths[:10].cumsum()
+    cut = int(np.searchsorted(tokens, 20))
+    parts = [batcher.batch(indices[:cut]), batcher.batch(indices[cut:])]
+    assert parts[0].target_tokens < parts[1].target_tokens
+    scarce(parts[0].target_tokens, MemoryError())
+    with pytest.raises(DoesNotFit) as caught:
+        trainer.updater.gradient(Update(parts, sum(part.target_tokens for part in parts), 0, 0))
+    assert caught.value.tokens == parts[1].target_tokens
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_the_smaller_size_stays_and_every_sentence_is_learned_once(tmp_path, scarce):
+    computed = scarce(30, MemoryError())
+    trainer = make_trainer(tmp_path, max_steps=20)
+    events = events_of(trainer)
+    trainer.run()
+    corpus = Corpus()
+    epoch = BatchSampler(corpus, batch_tokens=60, seed=1)
+    updates = [indices for number in range(20) for indices in epoch.epoch(number)][:20]
+    assert trainer.progress.target_tokens == sum(int(corpus.target.lengths[indices].sum()) for indices in updates)
+    assert sum(computed) >= trainer.progress.target_tokens
+    assert 1 <= len(events_called("out_of_memory", events)) <= 3
+    assert max(computed) <= 30
+    assert [event["step"] for event in events if event["kind"] == "train"] == list(range(1, 21))
+
+
+def test_a_pair_that_does_not_fit_alone_is_an_error_of_the_device(tmp_path, scarce):
+    scarce(5, MemoryError())
+    trainer = make_trainer(tmp_path, max_steps=20)
+    with pytest.raises(DeviceError, match=r"out of memory with a single pair of \d and \d tokens") as caught:
+        trainer.run()
+    assert not isinstance(caught.value, DoesNotFit)
+    assert "data.max_tokens" in caught.value.hint
+
+
+def test_another_error_is_not_mistaken_for_a_lack_of_memory(tmp_path, scarce):
+    scarce(5, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        make_trainer(tmp_path, max_steps=20).run()
+
+
+# When training ends
 
 
 @pytest.mark.parametrize("elapsed", [0.0, 3600.0])

@@ -56,12 +56,26 @@ def test_fifty_updates_the_fast_way_have_the_losses_of_fifty_plain_ones(device, 
         indices = generator.choice(200, 20, replace=False)
         tokens = corpus.target.lengths[indices].sum()
         parts = [batcher.batch(part) for part in np.array_split(indices, 3)]  # micro-batches too
-        ours = fast(Update(parts, tokens, 0, 0), RATE).item() / tokens
+        ours = fast(Update(parts, tokens, 0, 0), RATE).loss.item() / tokens
         theirs = plain_update(plain, corpus, indices).item() / tokens
         losses.append((ours, theirs))
     ours, theirs = zip(*losses, strict=True)
     assert ours == pytest.approx(theirs, abs=1e-5)
     assert ours[-1] < ours[0] - 0.2  # it learned something
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])
+def test_the_norm_of_an_update_is_that_of_its_gradient_before_it_is_clipped(device, clip):
+    compute, corpus = Compute(device, "fp32"), Corpus(20)
+    batch = Batcher(corpus, (SPECIALS, SPECIALS), device).batch(np.arange(20))
+    updater = new_updater(compute)
+    (batch_loss(updater.model, batch, SMOOTHING)[0] / batch.target_tokens).backward()
+    norm = torch.cat([parameter.grad.flatten() for parameter in updater.model.parameters()]).norm().item()
+    updater.optimizer.zero_grad()
+    updater.gradient_clip = clip
+    outcome = updater(Update([batch], batch.target_tokens, 0, 0), RATE)
+    assert outcome.gradient_norm.item() == pytest.approx(norm, rel=1e-5)
+    assert outcome.faults.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -71,8 +85,8 @@ def test_an_update_leaves_no_gradient_and_returns_the_loss_without_smoothing(dev
     with torch.no_grad():
         updater.model.target_embedding.weight.zero_()
     batch = Batcher(corpus, (SPECIALS, SPECIALS), device).batch(np.arange(20))
-    total = updater(Update([batch], batch.target_tokens, 0, 0), 0.0)
-    assert total.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
+    outcome = updater(Update([batch], batch.target_tokens, 0, 0), 0.0)
+    assert outcome.loss.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
     assert all(parameter.grad is None for parameter in updater.model.parameters())
 
 

@@ -1,0 +1,50 @@
+"""Going back to an earlier checkpoint when updates cannot be learned from, one after another."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from mt.errors import ModelError
+from mt.training.budget import Progress
+from mt.training.checkpoint import Checkpoints
+
+PATIENCE = 20  # updates skipped in a row after which training goes back
+MOST = 3  # times that a run goes back
+
+
+def roll_back(progress: Progress, checkpoints: Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, optimizer and progress where they stood before updates were skipped, and halve the learning rate.
+
+    That is the last checkpoint from before the first of them, each time another one.  It is written down there before
+    the later ones are deleted, so that a crash at any moment leaves a run that goes back, or has gone back.  Raises
+    `ModelError` when it has been tried often enough.
+    """
+    if len(progress.rollbacks) == MOST:
+        raise diverged(progress)
+    steps = checkpoints.steps()
+    untried = [step for step in steps if step <= progress.sound_step and step not in progress.rollbacks]
+    chosen = untried[-1] if untried else steps[0]
+    kept = {step for step in steps if step <= chosen}
+    earlier = Progress.of(checkpoints.load(chosen, model, optimizer))
+    earlier = replace(
+        earlier,
+        rollbacks=[*progress.rollbacks, chosen],
+        best=[(score, step) for score, step in earlier.best if step in kept],
+        elapsed_seconds=progress.elapsed_seconds,
+        max_steps=progress.max_steps,
+        max_minutes=progress.max_minutes,
+        validation_seconds=progress.validation_seconds,
+    )
+    vars(progress).update(vars(earlier))  # in place: log, budget and validation hold on to it
+    checkpoints.save(chosen, model, optimizer, progress.record())
+    checkpoints.keep(kept)
+
+
+def diverged(progress: Progress) -> ModelError:
+    tried = f", and {len(progress.rollbacks)} returns to earlier weights did not help" if progress.rollbacks else ""
+    return ModelError(
+        f"training diverged: the last {progress.guard.skipped_in_a_row:,} updates up to step {progress.step:,} "
+        f"could not be learned from{tried}",
+        "lower the learning rate: --set optimizer.peak_learning_rate=...",
+    )
