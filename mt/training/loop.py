@@ -215,7 +215,7 @@ class Trainer:
         sound = [step for step in steps if step <= progress.sound_step][-1:]
         recent = {step for step in steps[-self.config.keep_last :] if step}  # the start only as long as it is `sound`
         keep = recent | {step for _, step in progress.best} | set(sound)
-        if progress.decay:
+        if progress.decay and self.optimizer_config.schedule == "warmup_stable_decay":
             keep.add(progress.decay.start)
         self.checkpoints.keep(keep)
 
