@@ -98,7 +98,10 @@ def finished(run: RunFolder, settings: Settings) -> str:
     """Why the run has ended; "" when it has not, or when a limit or the patience that ended it has been raised."""
     checkpoints = Checkpoints(run.path)
     steps = checkpoints.steps()
-    state = checkpoints.state(steps[-1]) if steps else {}
+    try:
+        state = checkpoints.state(steps[-1]) if steps else {}
+    except ModelError:
+        return ""  # `restore` looks for an earlier one
     reason = state.get("finished", "")
     if not reason or raised(limits(state), limits(settings.said()["training"])):
         return ""
@@ -111,12 +114,16 @@ def finished(run: RunFolder, settings: Settings) -> str:
 def restore(
     checkpoints: Checkpoints, model: Transformer, optimizer: torch.optim.Optimizer, limits_now: tuple[int, float]
 ) -> Progress:
-    """Where the run stopped; where a limit has been raised, how it stood before its learning rate fell."""
-    steps = checkpoints.steps()
+    """Where the run stopped; where a limit has been raised, how it stood before its learning rate fell.
+
+    A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
+    """
+    steps = up_to_sound(checkpoints, checkpoints.steps())
     progress = Progress()
     higher = bool(steps) and raised(limits(checkpoints.state(steps[-1])), limits_now)
     if higher:
-        steps = [step for step in steps if checkpoints.state(step)["decay"] is None] or steps
+        before_decay = [step for step in steps if checkpoints.state(step)["decay"] is None]
+        steps = up_to_sound(checkpoints, before_decay) or steps
     if steps:
         progress = Progress.of(checkpoints.load(steps[-1], model, optimizer))
         if higher:
@@ -126,3 +133,19 @@ def restore(
         progress.finished = ""
     progress.max_steps, progress.max_minutes = limits_now
     return progress
+
+
+def up_to_sound(checkpoints: Checkpoints, steps: list[int]) -> list[int]:
+    """The steps up to the last whose checkpoint is as it was written; raises `ModelError` when there is none."""
+    for count in range(len(steps), 0, -1):
+        try:
+            checkpoints.check(steps[count - 1])
+        except ModelError as damaged:
+            if count == 1:
+                raise ModelError(
+                    f"{damaged.message}; no other checkpoint is left", "start anew: --overwrite, or another --output"
+                ) from damaged
+            logger.warning("%s; going on from the checkpoint before", damaged.message)
+        else:
+            return steps[:count]
+    return []

@@ -1,7 +1,7 @@
 """Weights and training states on disk: safetensors and JSON, nothing executable, whole or absent.
 
-A checkpoint is a folder `step-00012000` with model.safetensors, optimizer.safetensors and, written last, state.json:
-a folder without state.json is no checkpoint.
+A checkpoint is a folder `step-00012000` with model.safetensors, optimizer.safetensors and, written last, state.json,
+which holds the checksums of the others: a folder without state.json is no checkpoint.
 """
 
 import re
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mt.errors import ModelError
-from mt.files import atomic_directory, atomic_file, read_json, write_json
+from mt.files import atomic_directory, atomic_file, checksum, read_json, write_json
 
 FORMAT_VERSION = "1"
+CHECKSUMS = "sha256"  # the key of state.json for those of the files beside it
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -116,21 +117,32 @@ class Checkpoints:
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Write a checkpoint; of one that is there, whose tensors are those of this step, only the state."""
         if step in self.steps():
-            write_json(self.path(step) / "state.json", state)
+            written = self.read_state(step).get(CHECKSUMS, {})
+            write_json(self.path(step) / "state.json", {**state, CHECKSUMS: written})
             return
         with atomic_directory(self.path(step)) as folder:
             save_tensors(folder / "model.safetensors", weights(model))
             save_tensors(folder / "optimizer.safetensors", optimizer_tensors(model, optimizer))
-            write_json(folder / "state.json", state)
+            written = {path.name: checksum(path) for path in sorted(folder.iterdir())}
+            write_json(folder / "state.json", {**state, CHECKSUMS: written})
 
     def state(self, step: int) -> dict[str, Any]:
+        """What was saved beside the tensors."""
+        return {key: value for key, value in self.read_state(step).items() if key != CHECKSUMS}
+
+    def read_state(self, step: int) -> dict[str, Any]:
         path = self.path(step) / "state.json"
         try:
             return read_json(path)
         except (OSError, ValueError) as error:
-            raise ModelError(
-                f"cannot read {path}: {error}", f"delete {path.parent} to go on from the one before"
-            ) from error
+            raise ModelError(f"cannot read {path}: {error}", "the file is damaged") from error
+
+    def check(self, step: int) -> None:
+        """Raise `ModelError` unless the files of a checkpoint are those that were written."""
+        for name, written in self.read_state(step).get(CHECKSUMS, {}).items():  # older checkpoints have none
+            path = self.path(step) / name
+            if not path.is_file() or checksum(path) != written:
+                raise ModelError(f"{path} is missing or damaged: it is not what was written there")
 
     def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Put model and optimizer where they stood at this step, and return the state saved beside them."""
