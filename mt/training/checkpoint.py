@@ -79,7 +79,7 @@ def average(weight_files: list[Path]) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
+    """The optimizer's state by parameter name, as AdamW's `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
     return {
         f"{name}/{key}": value
         for name, parameter in weights(model).items()
@@ -90,12 +90,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put the optimizer where `optimizer_tensors` found it; before the first step it has no state."""
     optimizer.state.clear()
-    if not tensors:
-        return
-    for name, parameter in weights(model).items():
-        optimizer.state[parameter] = {
-            key: tensors[f"{name}/{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq", "step")
-        }
+    own = weights(model)
+    for key, tensor in tensors.items():
+        name, _, number = key.rpartition("/")
+        optimizer.state[own[name]][number] = tensor.to(own[name].device)
 
 
 class Checkpoints:

@@ -1,14 +1,17 @@
-"""AdamW and the learning rate of each step."""
+"""What follows gradients, and the learning rate of each step."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from mt.errors import ConfigError
 from mt.settings import auto
+from mt.training.muon import Muon, matrices_between_layers
 
+METHODS = ("adamw", "muon")
 SCHEDULES = ("warmup_stable_decay", "inverse_sqrt", "cosine", "constant")
 
 
@@ -16,6 +19,7 @@ SCHEDULES = ("warmup_stable_decay", "inverse_sqrt", "cosine", "constant")
 class OptimizerConfig:
     """How weights follow gradients."""
 
+    method: str = "adamw"  # adamw | muon
     peak_learning_rate: float = auto()  # reached at the end of the warm-up
     schedule: str = auto()  # auto: warmup_stable_decay with a limit of steps or minutes, inverse_sqrt without
     warmup_steps: int = auto()  # steps of linear growth from 0
@@ -27,6 +31,8 @@ class OptimizerConfig:
     gradient_clip: float = 1.0  # largest norm of the gradient of the loss per token; 0: no clipping
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"optimizer.method {self.method} is none of {', '.join(METHODS)}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"optimizer.schedule {self.schedule} is none of {', '.join(SCHEDULES)}")
         if self.peak_learning_rate <= 0:
@@ -66,13 +72,18 @@ def learning_rate(config: OptimizerConfig, step: int, decay: Decay | None) -> fl
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) in PyTorch's fused form; its learning rate is set at every step."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.peak_learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+    """AdamW (Loshchilov and Hutter 2019) in PyTorch's fused form, or Muon; its learning rate is set at every step."""
+    settings: dict[str, Any] = {
+        "lr": config.peak_learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.epsilon,
+        "weight_decay": config.weight_decay,
+        "fused": True,
+    }
+    between_layers = matrices_between_layers(model) if config.method == "muon" else {}
+    others = [p for p in model.parameters() if p not in between_layers]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim > 1]},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return Muon(between_layers, groups, **settings) if between_layers else torch.optim.AdamW(groups, **settings)
