@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from mt.errors import ExitCode
 from mt.training.checkpoint import Checkpoints
-from tests.faults.test_kill import SETTINGS
+from tests.faults.test_kill import KILLS, SEED, SETTINGS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120
@@ -75,6 +76,29 @@ def losses(run: Path) -> dict[int, float]:
 
 def trains(run: Path, step: int):
     return lambda: step in Checkpoints(run).steps()
+
+
+def logged(run: Path, step: int):
+    return lambda: (run / "log.jsonl").is_file() and f'"step": {step},' in (run / "log.jsonl").read_text()
+
+
+def test_ranks_killed_together_again_and_again_end_as_ranks_that_were_not(start, tmp_path):
+    """As when a machine loses its power; bit for bit, for as many ranks add in the same order."""
+    together = ("--devices", "0,1", "--max-steps", "100")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, *together).wait(PATIENCE_SECONDS) == 0, messages_of(whole)
+    generator = random.Random(SEED)
+    for step in sorted(generator.sample(range(1, 90), max(2, KILLS // 2))):
+        launcher = start(killed, *together)
+        wait_until(logged(killed, step), killed)
+        time.sleep(generator.uniform(0, 0.02))
+        for process in (launcher.pid, process_of(0, killed), process_of(1, killed)):
+            os.kill(process, signal.SIGKILL)
+        launcher.wait()
+    assert start(killed, *together).wait(PATIENCE_SECONDS) == 0, messages_of(killed)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        one, other = (Checkpoints(run).path(100) / name for run in (killed, whole))
+        assert one.read_bytes() == other.read_bytes(), name
 
 
 def test_a_rank_that_hangs_or_is_killed_ends_the_job_with_its_name_and_the_run_goes_on(start, tmp_path):
