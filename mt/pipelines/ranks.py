@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -149,14 +150,13 @@ class Ranks:
         if self.count > 1:
             distributed.barrier()
 
-    @contextmanager
-    def first_ahead(self) -> Iterator[None]:
-        """A block that the first rank has left when the others enter it."""
-        if not self.first:
-            self.meet()
-        yield
-        if self.first:
-            self.meet()
+    def from_first(self, value: Value) -> Value:
+        """What the first rank has."""
+        if self.count == 1:
+            return value
+        shared = [value]
+        distributed.broadcast_object_list(shared)
+        return shared[0]
 
 
 ALONE = Ranks()
@@ -215,20 +215,23 @@ class SharedUpdater(Updater):
 
 
 class SharedCheckpoints(Checkpoints):
-    """Checkpoints that the first rank writes and all read; none goes on before one is written."""
+    """Checkpoints that the first rank writes and all read; of which there are, all have the first one's word."""
 
-    def __init__(self, run: Any, ranks: Ranks) -> None:
+    def __init__(self, run: Path, ranks: Ranks) -> None:
         super().__init__(run)
-        self.ranks = ranks
+        self.ranks, self.own = ranks, Checkpoints(run)
+
+    def steps(self) -> list[int]:
+        return self.ranks.from_first(self.own.steps() if self.ranks.first else [])
 
     def save(self, *arguments: Any) -> None:
         if self.ranks.first:
-            super().save(*arguments)
-        self.ranks.meet()
+            self.own.save(*arguments)
 
     def keep(self, steps: set[int]) -> None:
+        self.ranks.meet()  # another may still be reading what goes
         if self.ranks.first:
-            super().keep(steps)
+            self.own.keep(steps)
 
 
 class SharedClock(Clock):

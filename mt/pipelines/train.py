@@ -150,8 +150,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     updater = make_updater(config, compute, ready.start, ranks)
     model, optimizer = updater.model, updater.optimizer
     checkpoints = SharedCheckpoints(run.path, ranks)
-    with ranks.first_ahead():
-        progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
+    progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
     clock = SharedClock(request.started, progress.elapsed_seconds, ranks)
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)

@@ -114,7 +114,7 @@ class Checkpoints:
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Write a checkpoint; of one that is there, whose tensors are those of this step, only the state."""
-        if step in self.steps():
+        if (self.path(step) / "state.json").is_file():
             written = self.read_state(step).get(CHECKSUMS, {})
             write_json(self.path(step) / "state.json", {**state, CHECKSUMS: written})
             return
