@@ -41,7 +41,7 @@ class MappedNumbers:
     def __init__(self, path: Path, dtype: type) -> None:
         with open(path, "rb") as file:
             self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.numbers = np.frombuffer(self.map, dtype)
+        self.numbers: np.ndarray = np.frombuffer(self.map, dtype)
 
     def release(self) -> None:
         """What was read no longer counts as memory of this process; the system may keep it, or read it again."""

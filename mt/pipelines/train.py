@@ -77,7 +77,7 @@ def train(request: TrainRequest) -> None:
     compute = choose_compute(settings)
     if new:
         check_output(run, overwrite=request.overwrite)
-    texts = Texts.of(settings)
+    texts = Texts.of(run, settings)
     if not new:
         check_unchanged(run, texts.checksums)
         if reason := finished(run, settings):
