@@ -81,12 +81,12 @@ def padding_mask(lengths: np.ndarray, width: int) -> Tensor | None:
 def make_batch(corpus: Pairs, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1) -> Batch:
     """The tensors of these sentences; rows are filled up to a multiple of so many tokens."""
     targets = np.concatenate([corpus.target[i] for i in indices]).astype(np.int64)
-    lengths = corpus.target.lengths[indices]
+    lengths = corpus.target.lengths[indices].astype(np.int64)
     shifted = np.roll(targets, 1)
     shifted[lengths.cumsum() - lengths] = target.bos  # in place of the </s> of the sentence before
     sources = np.concatenate([corpus.source[i] for i in indices]).astype(np.int64)
     return Batch(
-        pack(sources, corpus.source.lengths[indices], source.pad, multiple),
+        pack(sources, corpus.source.lengths[indices].astype(np.int64), source.pad, multiple),
         pack(shifted, lengths, target.pad, multiple),
         torch.from_numpy(targets),
     )
@@ -109,6 +109,29 @@ class Update:
     position: int  # updates done of the epoch
 
 
+BLOCK = 1 << 20  # sentences whose numbers of copies are drawn at a time: several numbers for each would fill memory
+
+
+def narrow(lengths: np.ndarray) -> np.ndarray:
+    """The same numbers in as few bytes as they need: those of one or two bytes NumPy sorts by radix, in linear time."""
+    return lengths.astype(np.min_scalar_type(lengths.max()))
+
+
+def even_cuts(counts: np.ndarray, batch_tokens: int) -> np.ndarray:
+    """Where sentences in the order of their lengths are cut into updates of about `batch_tokens` each.
+
+    There are `counts[length]` sentences of each length.  Before the sentence at a cut stand just too few tokens for
+    the updates before it; what a running sum over all sentences would find is computed from the counts.
+    """
+    tokens = counts * np.arange(len(counts))
+    sentences_before, tokens_before = counts.cumsum() - counts, tokens.cumsum() - tokens
+    total = int(tokens.sum())
+    updates = max(1, round(total / batch_tokens))
+    wanted = np.ceil(total * np.arange(1, updates) / updates).astype(np.int64)
+    length = np.searchsorted(tokens.cumsum(), wanted)  # of the sentence with which so many tokens are reached
+    return sentences_before[length] + -(-(wanted - tokens_before[length]) // length) - 1
+
+
 class BatchSampler:
     """Cuts a corpus into updates of about `batch_tokens` real target tokens, sentences of like length together.
 
@@ -126,8 +149,8 @@ class BatchSampler:
         weights: np.ndarray | None = None,
         bidirectional_epochs: int = 0,
     ):
-        self.source_lengths = corpus.source.lengths
-        self.target_lengths = corpus.target.lengths
+        self.source_lengths = narrow(corpus.source.lengths)
+        self.target_lengths = narrow(corpus.target.lengths)
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.weights = weights
@@ -141,20 +164,28 @@ class BatchSampler:
     def epoch(self, number: int) -> list[np.ndarray]:
         """All updates of an epoch, as arrays of sentence numbers, in the order of training."""
         generator = np.random.default_rng((self.seed, number))
-        order = np.arange(self.pairs(number))
-        if self.weights is not None:
-            weights = np.resize(self.weights, len(order))  # repeated for the other direction
-            copies = np.floor(weights + generator.random(len(order))).astype(np.int64)
-            order = order.repeat(copies)
-            if not len(order):
-                raise ConfigError("the weights of data.train leave an epoch without a pair", "raise a weight")
-        order = generator.permutation(order)
-        order = order[np.lexsort((self.source_lengths[order], self.target_lengths[order]))]
-        tokens = self.target_lengths[order].cumsum()
-        count = max(1, round(int(tokens[-1]) / self.batch_tokens))
-        cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count)
+        order = self.drawn(number, generator)
+        if not len(order):
+            raise ConfigError("the weights of data.train leave an epoch without a pair", "raise a weight")
+        cuts = even_cuts(np.bincount(self.target_lengths[order]), self.batch_tokens)
+        generator.shuffle(order)
+        for lengths in (self.source_lengths, self.target_lengths):  # by target, then source, then as shuffled
+            order = order[np.argsort(lengths[order], kind="stable")]
         updates = [update for update in np.split(order, cuts) if len(update)]
         return [updates[i] for i in generator.permutation(len(updates))]
+
+    def drawn(self, number: int, generator: np.random.Generator) -> np.ndarray:
+        """The sentences of an epoch, in the order of the corpus, each as often as its weight says."""
+        count = self.pairs(number)
+        if self.weights is None:
+            return np.arange(count)
+        blocks = []
+        for first in range(0, count, BLOCK):
+            sentences = np.arange(first, min(first + BLOCK, count))
+            weights = self.weights[sentences % len(self.weights)]  # repeated for the other direction
+            copies = np.floor(weights + generator.random(len(sentences))).astype(np.int64)
+            blocks.append(sentences.repeat(copies))
+        return np.concatenate(blocks)
 
     def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """Endless updates from update `position` of `epoch` on, each with the epoch and position that follow it."""

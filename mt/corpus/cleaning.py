@@ -1,7 +1,7 @@
 """The check of parallel text: which pairs are worth training on, what is odd about the rest, and what to hold out.
 
-Reads the pairs once and keeps numbers, never text: about 90 bytes a pair at most, 17 in the report.  It repairs
-nothing.  Lines are counted from 1 where people read them, rows from 0 in arrays.
+Reads the pairs once and keeps numbers, never text: about 75 bytes a pair at most, 90 where doubtful pairs are dropped,
+17 in the report.  It repairs nothing.  Lines are counted from 1 where people read them, rows from 0 in arrays.
 """
 
 import math
@@ -22,9 +22,9 @@ from mt.corpus.parallel import CorpusFiles, Pair, read_pairs
 from mt.errors import ConfigError, DataError
 
 Mask = NDArray[np.bool_]  # one for each line: does the rule apply
-Floats = NDArray[np.float64]
 
 CHUNK_PAIRS = 8_192  # measured at once; the only text in memory
+BLOCK_PAIRS = 1 << 20  # whose ratios are computed at once: several numbers for each pair would fill memory
 EXAMPLES = 3  # shown of each rule
 CLIPPED_CHARACTERS = 28  # of an example, so that a source and a target fit a terminal beside the counts
 MANY_IDENTICAL = 0.2  # of all pairs; names and numbers seldom come to a tenth
@@ -36,7 +36,7 @@ class CleaningRules:
     """What makes a pair unfit for training.  White space only always does."""
 
     max_characters: int = 5_000  # of either side: a document on one line; a limit in tokens follows at encoding
-    max_length_ratio: float = 4.0  # see `length_ratios`; 0: any; drops 5 of 174,000 pairs in Multi30k, all of them junk
+    max_length_ratio: float = 4.0  # see `odd_lengths`; 0: any; drops 5 of 174,000 pairs in Multi30k, all of them junk
     drop_duplicates: bool = True
     drop_doubtful: bool = False  # sides that are equal, have few letters, or different digits
 
@@ -88,6 +88,7 @@ class Report:
     target_hashes: NDArray[np.uint64]
     source_words: int
     target_words: int
+    characters: int  # of both sides of the kept pairs
 
     @property
     def pairs_read(self) -> int:
@@ -132,7 +133,7 @@ def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
         ("over-long", np.maximum(source.characters, target.characters) > rules.max_characters, True),
         (
             "odd ratio",
-            length_ratios(source.characters, target.characters, ~empty) > (rules.max_length_ratio or math.inf),
+            odd_lengths(source.characters, target.characters, ~empty, rules.max_length_ratio or math.inf),
             True,
         ),
         ("duplicate", repeated(pair_hashes(source.hashes, target.hashes)), rules.drop_duplicates),
@@ -157,6 +158,7 @@ def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
         target_hashes=target.hashes,
         source_words=int(source.words[kept].sum()),
         target_words=int(target.words[kept].sum()),
+        characters=int(source.characters[kept].sum()) + int(target.characters[kept].sum()),
     )
 
 
@@ -218,23 +220,36 @@ def pair_hashes(sources: NDArray[np.uint64], targets: NDArray[np.uint64]) -> NDA
 
 def repeated(hashes: NDArray[np.uint64]) -> Mask:
     """True for every occurrence of a value after its first."""
-    order = np.argsort(hashes, kind="stable")
+    order, again = runs(hashes)
     mask = np.zeros(len(hashes), dtype=bool)
-    mask[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    mask[order] = again
     return mask
 
 
-def length_ratios(source: NDArray[np.uint32], target: NDArray[np.uint32], usable: Mask) -> Floats:
-    """How many times longer one side is than the other, in characters; 1 is what is usual in this corpus.
+def runs(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], Mask]:
+    """The stable order that sorts values, and for each place in it whether it holds the value of the place before."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    again = np.zeros(len(values), dtype=bool)
+    again[1:] = ordered[1:] == ordered[:-1]
+    return order, again
 
-    Lengths are compared after scaling by the corpus's median ratio (Chinese needs a third of English's characters),
+
+def odd_lengths(source: NDArray[np.uint32], target: NDArray[np.uint32], usable: Mask, limit: float) -> Mask:
+    """Whether one side is more than `limit` times longer than the other; 1 is what is usual in this corpus.
+
+    Lengths in characters are compared after scaling by the corpus's median ratio (Chinese needs a third of English's),
     and with 15 characters added to both, since short lines vary more: `OK` may well become `In Ordnung`.
     """
+    odd = np.zeros(len(source), dtype=bool)
     if not usable.any():
-        return np.ones(len(source))
-    root = np.sqrt(np.median(source[usable] / target[usable]))
-    ratios = (source / root + 15) / (target * root + 15)
-    return np.maximum(ratios, 1 / ratios)
+        return odd
+    root = np.sqrt(np.median(source[usable] / target[usable], overwrite_input=True))
+    for first in range(0, len(source), BLOCK_PAIRS):
+        block = slice(first, first + BLOCK_PAIRS)
+        ratios = (source[block] / root + 15) / (target[block] * root + 15)
+        odd[block] = np.maximum(ratios, 1 / ratios) > limit
+    return odd
 
 
 def finding_of(rule: str, mask: Mask, *, dropped: bool) -> Finding:
@@ -275,9 +290,15 @@ def overlap(train: Iterable[Report], valid: Report) -> Overlap:
     pairs, sources = np.zeros((2, valid.pairs_kept), dtype=bool)
     valid_pairs = pair_hashes(valid.source_hashes, valid.target_hashes)[valid.kept]
     for report in train:
-        pairs |= np.isin(valid_pairs, pair_hashes(report.source_hashes, report.target_hashes)[report.kept])
-        sources |= np.isin(valid.source_hashes[valid.kept], report.source_hashes[report.kept])
+        pairs |= among(valid_pairs, pair_hashes(report.source_hashes, report.target_hashes)[report.kept])
+        sources |= among(valid.source_hashes[valid.kept], report.source_hashes[report.kept])
     return Overlap(pairs=int(pairs.sum()), sources=int(sources.sum()), of=valid.pairs_kept)
+
+
+def among(few: NDArray[np.uint64], many: NDArray[np.uint64]) -> Mask:
+    """Which of the first values occur in the second, as `np.isin`, which takes several times the memory of both."""
+    ordered = np.sort(many)
+    return np.searchsorted(ordered, few, "left") < np.searchsorted(ordered, few, "right")
 
 
 def hold_out(
@@ -289,10 +310,8 @@ def hold_out(
     validated on is trained on.  Raises `DataError` when the corpus is too small, or has no such pairs.
     """
     kept = np.flatnonzero(report.kept)
-    alone = unique(report.source_hashes[kept]) & unique(report.target_hashes[kept])
-    for other in others:
-        alone &= ~np.isin(report.source_hashes[kept], other.source_hashes[other.kept])
-        alone &= ~np.isin(report.target_hashes[kept], other.target_hashes[other.kept])
+    alone = unique([each.source_hashes[each.kept] for each in (report, *others)])[: len(kept)]
+    alone &= unique([each.target_hashes[each.kept] for each in (report, *others)])[: len(kept)]
     candidates = kept[alone]
     if len(kept) < FEWEST_TO_SPLIT:
         problem = f"{len(kept)} usable pairs are too few to hold some out for validation"
@@ -304,10 +323,14 @@ def hold_out(
     raise DataError(problem, "name other text to validate on: --valid SOURCE TARGET")
 
 
-def unique(values: NDArray[np.uint64]) -> Mask:
-    """True for every value that occurs once."""
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return counts[where] == 1
+def unique(parts: Sequence[NDArray[np.uint64]]) -> Mask:
+    """True for every value that occurs once in all parts together."""
+    order, again = runs(np.concatenate(parts))
+    alone = ~again
+    alone[:-1] &= ~again[1:]
+    mask = np.empty(len(order), dtype=bool)
+    mask[order] = alone
+    return mask
 
 
 def report_lines(report: Report) -> list[str]:

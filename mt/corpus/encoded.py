@@ -4,10 +4,11 @@ A side is two files: `NAME.ids`, the ids of all sentences one after another, eac
 where each sentence starts and the last one ends.
 """
 
+import mmap
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -34,20 +35,48 @@ class Pairs(Protocol):
     def target(self) -> Side: ...
 
 
+class MappedNumbers:
+    """The numbers in a file, read through the memory map."""
+
+    def __init__(self, path: Path, dtype: type) -> None:
+        with open(path, "rb") as file:
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.numbers: np.ndarray = np.frombuffer(self.map, dtype)
+
+    def release(self) -> None:
+        """What was read no longer counts as memory of this process; the system may keep it, or read it again."""
+        self.map.madvise(mmap.MADV_DONTNEED)
+
+
+RELEASE = 2_048  # sentences after which a map is released: each may bring 64 KiB of the file into memory
+
+
 class EncodedSide:
     """The sentences of one side: `side[i]` is an array of ids that ends in `</s>`; `lengths` counts them."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.offsets = np.memmap(folder / f"{name}.offsets", dtype=np.int64, mode="r")
+        offsets = MappedNumbers(folder / f"{name}.offsets", np.int64)
+        self.offsets = offsets.numbers
         width = (folder / f"{name}.ids").stat().st_size // max(1, int(self.offsets[-1]))
-        self.ids = np.memmap(folder / f"{name}.ids", dtype=np.uint16 if width == 2 else np.uint32, mode="r")
-        self.lengths = np.diff(self.offsets)
+        ids = MappedNumbers(folder / f"{name}.ids", np.uint16 if width == 2 else np.uint32)
+        self.ids = ids.numbers
+        self.lengths = np.subtract(self.offsets[1:], self.offsets[:-1], out=np.empty(len(self.offsets) - 1, np.int32))
+        self.maps = (offsets, ids)
+        self.reads = 0
+        self.release()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
+        self.reads += 1
+        if self.reads % RELEASE == 0:
+            self.release()
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def release(self) -> None:
+        for numbers in self.maps:
+            numbers.release()
 
 
 class EncodedCorpus:
@@ -81,6 +110,16 @@ class OneAfterAnother:
         return self.first[index] if index < count else self.second[index - count]
 
 
+class EncodedSentences(NamedTuple):
+    """Ids of sentences one after another, each ended by `</s>`, and the length of each."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    def kept(self, mask: np.ndarray) -> "EncodedSentences":
+        return EncodedSentences(self.ids[mask.repeat(self.lengths)], self.lengths[mask])
+
+
 class SideWriter:
     """Appends sentences to the two files of a side."""
 
@@ -92,16 +131,17 @@ class SideWriter:
         self.end = 0
         self.offsets.write(np.int64(0).tobytes())
 
-    def encode(self, lines: list[str], threads: int) -> list[list[int]]:
-        eos = self.tokenizer.specials.eos
-        return [[*ids, eos] for ids in self.tokenizer.encode(lines, threads)]
+    def encode(self, lines: list[str], threads: int) -> EncodedSentences:
+        encoded = self.tokenizer.encode(lines, threads)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ids = np.fromiter(chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
+        return EncodedSentences(np.insert(ids, lengths.cumsum(), self.tokenizer.specials.eos), lengths + 1)
 
-    def append(self, sentences: list[list[int]]) -> None:
-        lengths = np.array([len(ids) for ids in sentences], dtype=np.int64)
-        ends = self.end + lengths.cumsum()
-        np.concatenate([np.array(ids, dtype=self.dtype) for ids in sentences]).tofile(self.ids)
+    def append(self, sentences: EncodedSentences) -> None:
+        ends = self.end + sentences.lengths.cumsum()
+        sentences.ids.tofile(self.ids)
         ends.tofile(self.offsets)
-        self.end = int(ends[-1])
+        self.end += len(sentences.ids)
 
     def close(self) -> None:
         self.ids.close()
@@ -130,12 +170,11 @@ def encode_corpus(
     kept: list[np.ndarray] = []
     try:
         for block in blocks(pairs, BLOCK):
-            source_ids = source.encode([pair[0] for pair in block], threads)
-            target_ids = target.encode([pair[1] for pair in block], threads)
-            short = np.array([max(len(s), len(t)) <= max_tokens for s, t in zip(source_ids, target_ids, strict=True)])
-            if short.any():
-                source.append([ids for ids, keep in zip(source_ids, short, strict=True) if keep])
-                target.append([ids for ids, keep in zip(target_ids, short, strict=True) if keep])
+            sources = source.encode([pair[0] for pair in block], threads)
+            targets = target.encode([pair[1] for pair in block], threads)
+            short = np.maximum(sources.lengths, targets.lengths) <= max_tokens
+            source.append(sources.kept(short))
+            target.append(targets.kept(short))
             kept.append(short)
     finally:
         source.close()

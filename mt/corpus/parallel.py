@@ -4,7 +4,7 @@ Refuses files of unequal length, empty files, and tab-separated lines that are n
 the work of `mt.corpus.cleaning`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -58,6 +58,19 @@ class CorpusFiles:
     @property
     def name(self) -> str:
         return " + ".join(map(str, self.paths))
+
+
+def sampling_weights(corpora: Sequence[CorpusFiles], pairs: Sequence[int], temperature: float) -> list[float]:
+    """How often an epoch holds each pair of these corpora of so many pairs.
+
+    At temperature T a corpus of n pairs is drawn from in proportion to n^(1/T) and to its own weight (Arivazhagan et
+    al. 2019): the largest has its weight, a smaller one its weight times (largest / n)^(1 - 1/T).
+    """
+    largest = max(pairs)
+    return [
+        corpus.weight * (largest / max(1, count)) ** (1 - 1 / temperature)
+        for corpus, count in zip(corpora, pairs, strict=True)
+    ]
 
 
 def language_of(path: Path) -> str:

@@ -23,6 +23,7 @@ from mt.settings import auto
 TYPES = ("unigram", "bpe")
 NORMALIZATIONS = ("none", "nfc", "nfkc")
 SAMPLE_LINES = 2_000_000  # more teach SentencePiece nothing new
+SAMPLE_CHARACTERS = 60_000_000  # for each it takes 21 bytes of memory to train a unigram tokenizer
 LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 SPECIAL_IDS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}  # of tokenizers trained here
 
@@ -36,7 +37,8 @@ class TokenizerConfig:
     vocabulary_size: int = auto()  # pieces; of each side when not joint
     joint: bool = auto()  # one tokenizer for both sides; auto: when both are written in one script
     normalization: str = "none"  # none | nfc | nfkc, applied to source and target
-    sample_lines: int = SAMPLE_LINES  # at most so many lines are trained on
+    sample_lines: int = SAMPLE_LINES  # about so many lines at most are trained on
+    sample_characters: int = SAMPLE_CHARACTERS  # and about so many characters: 21 bytes of memory each
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:

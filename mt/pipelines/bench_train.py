@@ -82,7 +82,7 @@ def run_work(given: Settings, path: Path) -> Work:
     settings.add(saved, str(run.recipe))
     settings.add(given.said(), "command line")
     compute = choose_compute(settings)
-    texts = Texts.of(settings)
+    texts = Texts.of(run, settings)
     data = read_or_encode(run, settings, texts, tokenizers)
     tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)

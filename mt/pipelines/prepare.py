@@ -18,12 +18,13 @@ import numpy as np
 
 from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
 from mt.corpus.encoded import EncodedCorpus, encode_corpus
-from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
+from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs, sampling_weights
 from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of, train_tokenizer
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
 from mt.errors import ConfigError, DataError
-from mt.files import atomic_directory, checksum, read_json, read_lines, write_json, write_text
+from mt.files import atomic_directory, read_json, read_lines, write_json, write_text
+from mt.pipelines.checksums import Checksums
 from mt.pipelines.recipe import (
     CorpusFacts,
     DataConfig,
@@ -50,19 +51,26 @@ class Texts:
     train: list[CorpusFiles]
     valid: list[CorpusFiles]
     checksums: list[Values]
+    remembered: Checksums  # in the cache
 
     @classmethod
-    def of(cls, settings: Settings) -> "Texts":
-        """The files that the settings name; raises `DataError` when one cannot be read."""
-        data = settings.given["data"]
+    def of(cls, run: RunFolder, settings: Settings) -> "Texts":
+        """The files that the settings of a run name; raises `DataError` when one cannot be read."""
+        data = settings.said()["data"]
         train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
         paths = [path for corpus in [*train, *valid] for path in corpus.paths]
-        return cls(train, valid, [{"path": str(path), "sha256": checksum(path)} for path in paths])
+        remembered = Checksums(cache_folder(run, settings))
+        return cls(train, valid, [{"path": str(path), "sha256": remembered.of(path)} for path in paths], remembered)
 
     def languages(self) -> tuple[str, str]:
         """The languages that the first training files are named after; "" where they do not say."""
         first = self.train[0]
         return (language_of(first.source), language_of(first.target)) if first.source and first.target else ("", "")
+
+
+def cache_folder(run: RunFolder, settings: Settings) -> Path:
+    given = settings.said()["data"].get("cache")
+    return Path(given) if given else run.cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class CheckedText:
     corpora: list[CorpusFiles]
     rows: list[np.ndarray]  # a bool for each line of each corpus
     valid: list[Pair]
+    characters: int  # of the pairs that are trained on, about
     report: list[str]
 
     @property
@@ -125,7 +134,7 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
         lines.append(f"{len(pairs):,} pairs held out of {train[0].name} for validation")
     if not pairs or not any(row.any() for row in rows):
         raise DataError("no usable pairs are left to train and validate on", "the table above says what was dropped")
-    return CheckedText(train, rows, pairs, lines)
+    return CheckedText(train, rows, pairs, sum(report.characters for report in reports), lines)
 
 
 def indented(report: Report) -> list[str]:
@@ -137,7 +146,7 @@ def make_tokenizers(text: CheckedText, config: TokenizerConfig, *, seed: int) ->
     if config.files:
         given = [Tokenizer.load(Path(path)) for path in config.files]
         return given[0], given[-1]
-    share = min(1.0, config.sample_lines / (2 * text.pairs))
+    share = min(1.0, config.sample_lines / (2 * text.pairs), config.sample_characters / max(1, text.characters))
     chosen = np.random.default_rng(seed).random(text.pairs) < share
     sample = (pair for pair, used in zip(text.training_pairs(), chosen, strict=True) if used)
 
@@ -223,11 +232,12 @@ def longest_ratio(source_lengths: np.ndarray, target_lengths: np.ndarray) -> flo
     return round(max(1.0, float(np.quantile(ratios, 0.999))) + 0.1, 2)
 
 
-def read_prepared(folder: Path, corpora: list[CorpusFiles]) -> PreparedData:
+def read_prepared(folder: Path, corpora: list[CorpusFiles], temperature: float) -> PreparedData:
     facts = read_json(folder / "facts.json")
     weights = None
-    if any(corpus.weight != 1 for corpus in corpora):
-        weights = np.repeat([corpus.weight for corpus in corpora], facts["pairs_of_corpora"])
+    of_corpora = sampling_weights(corpora, facts["pairs_of_corpora"], temperature)
+    if any(weight != 1 for weight in of_corpora):
+        weights = np.repeat(of_corpora, facts["pairs_of_corpora"])
     return PreparedData(
         train=EncodedCorpus(folder / "train"),
         valid=EncodedCorpus(folder / "valid"),
@@ -286,7 +296,20 @@ def prepare_run(
             "started_from": str(start.path) if start else "",
         }
         run.write_config(config.model, tokenizers, languages, decoding, provenance)
+    for line in shares(texts.train, data.facts["pairs_of_corpora"], config.data.temperature):
+        logger.info("%s", line)
     return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)
+
+
+def shares(corpora: list[CorpusFiles], pairs: list[int], temperature: float) -> Iterator[str]:
+    """What weights and temperature come to, a line for each of several corpora."""
+    if len(corpora) == 1:
+        return
+    weights = sampling_weights(corpora, pairs, temperature)
+    total = sum(weight * count for weight, count in zip(weights, pairs, strict=True))
+    for corpus, count, weight in zip(corpora, pairs, weights, strict=True):
+        share = weight * count / total
+        yield f"{corpus.name}: {count:,} pairs, each {weight:.4g} times an epoch, are {share:.1%} of it"
 
 
 def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
@@ -325,11 +348,12 @@ def read_or_encode(
     data, (seed, threads) = undecided_data(settings), seed_and_threads(settings)
     rules = {"rules": data.rules.as_key(), "max_tokens": data.max_tokens, "train": len(texts.train)}
     key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
-    folder = (Path(data.cache) if data.cache else run.cache) / key
+    folder = cache_folder(run, settings) / key
     if not (folder / "facts.json").is_file():
         checked = checked or check_text(texts, data.rules, seed=seed)
         encode_text(checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
-    return read_prepared(folder, texts.train)
+    texts.remembered.save()
+    return read_prepared(folder, texts.train, data.temperature)
 
 
 def complete_recipe(

@@ -29,6 +29,7 @@ class DataConfig:
 
     train: tuple = ()  # corpora: tables with source and target, or tsv, and weight
     valid: tuple = ()  # the same; none: pairs are held out of the first training corpus
+    temperature: float = 1.0  # above 1, small corpora are drawn from more often; see `sampling_weights`
     source_language: str = auto()  # ISO 639; auto: the suffix of the first source file
     target_language: str = auto()
     batch_tokens: int = auto()  # real target tokens of an update, `</s>` counted
@@ -43,6 +44,10 @@ class DataConfig:
             raise ConfigError("no training text is given", "mt train --train SOURCE TARGET --output RUN")
         if self.batch_tokens < 1 or self.max_tokens < 2:
             raise ConfigError("data.batch_tokens must be at least 1, data.max_tokens at least 2")
+        if not self.temperature >= 1:
+            raise ConfigError(
+                f"data.temperature is {self.temperature:g}", "1 takes corpora as they are; more flattens their sizes"
+            )
 
     @property
     def rules(self) -> CleaningRules:

@@ -55,7 +55,7 @@ def training_text(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> En
     settings = Settings()
     settings.add(read_toml(run.recipe), str(run.recipe))
     try:
-        texts = Texts.of(settings)
+        texts = Texts.of(run, settings)
         check_unchanged(run, texts.checksums)
     except MTError as error:
         hint = f"put the text back where {run.recipe} says, seen from here, as it was when the run was trained"

@@ -102,7 +102,7 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
     compute = choose_compute(settings)
     if new:
         check_output(run, overwrite=request.overwrite)
-    texts = Texts.of(settings)
+    texts = Texts.of(run, settings)
     if not new:
         check_unchanged(run, texts.checksums)
         if reason := finished(run, settings):

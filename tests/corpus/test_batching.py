@@ -1,5 +1,6 @@
 """Updates and their tensors: every sentence once, in an order that two numbers fix; batches by hand."""
 
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mt.corpus import batching
 from mt.corpus.batching import Batcher, BatchSampler, ahead, make_batch, micro_batches, pad_rows, padding_mask
 from mt.corpus.encoded import BothWays
 from mt.corpus.tokenizer import Specials
@@ -151,6 +153,47 @@ def test_updates_are_about_equal_and_near_the_budget(batch_tokens):
     assert all(lengths[update].sum() < share + lengths.max() for update in updates)
     if count > 1:
         assert share == pytest.approx(batch_tokens, rel=1 / count)
+
+
+def plain_epoch(corpus, batch_tokens, seed, number, weights=None):
+    """The slow twin of `BatchSampler.epoch`, as it is told: shuffled, sorted by target and source, cut, shuffled."""
+    generator = np.random.default_rng((seed, number))
+    order = np.arange(len(corpus.target.lengths))
+    if weights is not None:
+        order = order.repeat(np.floor(weights + generator.random(len(order))).astype(int))
+    order = generator.permutation(order)
+    order = order[np.lexsort((corpus.source.lengths[order], corpus.target.lengths[order]))]
+    tokens = corpus.target.lengths[order].cumsum()
+    count = max(1, round(int(tokens[-1]) / batch_tokens))
+    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count)
+    updates = [update for update in np.split(order, cuts) if len(update)]
+    return [updates[i] for i in generator.permutation(len(updates))]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 13, 200, 4_999, 10**6])
+@pytest.mark.parametrize("longest", [2, 30, 400])
+def test_an_epoch_is_the_one_that_plain_sorting_and_summing_make(batch_tokens, longest, monkeypatch):
+    monkeypatch.setattr(batching, "BLOCK", 100)
+    lengths = np.random.default_rng(longest).integers(1, longest, size=(2, 700))
+    corpus = Corpus(*(Side([[7] * length for length in side]) for side in lengths))
+    weights = np.random.default_rng(1).choice([0.4, 1.0, 2.5], 700)
+    for number, drawn in ((0, None), (1, weights)):
+        expected = plain_epoch(corpus, batch_tokens, 5, number, drawn)
+        assert plain(sampler(corpus, batch_tokens, 5, drawn).epoch(number)) == plain(expected)
+
+
+def test_an_epoch_takes_few_bytes_for_each_pair():
+    """In the order and its sort; 76 were too many for 20 million pairs."""
+    pairs = 50_000
+    lengths = np.random.default_rng(1).integers(1, 200, size=(2, pairs))
+    corpus = Corpus(*(Side([]) for _ in range(2)))
+    corpus.source.lengths, corpus.target.lengths = lengths
+    updates = sampler(corpus, 10_000)
+    tracemalloc.start()
+    updates.epoch(0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * pairs
 
 
 def test_an_update_holds_sentences_of_like_length():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -134,6 +135,35 @@ def test_chunks_leave_no_trace(monkeypatch):
     parts = check_pairs(iter(TEN_PAIRS), RULES)
     assert parts.findings == whole.findings
     assert parts.source_hashes.tolist() == whole.source_hashes.tolist()
+
+
+def test_blocks_of_ratios_leave_no_trace(monkeypatch):
+    pairs = [("a" * number, "b" * (number if number % 3 else 9 * number)) for number in range(10, 60)]
+    whole = check_pairs(pairs, CleaningRules())
+    assert counts(whole)["odd ratio"] > 0
+    monkeypatch.setattr("mt.corpus.cleaning.BLOCK_PAIRS", 7)
+    assert check_pairs(pairs, CleaningRules()).kept.tolist() == whole.kept.tolist()
+
+
+def traced_peak(call):
+    tracemalloc.start()
+    call()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_the_check_and_what_follows_from_it_keep_few_bytes_for_each_pair(monkeypatch):
+    """20 million pairs at 80 bytes are 1.5 GiB; their lines would take 160 bytes and more."""
+    monkeypatch.setattr("mt.corpus.cleaning.CHUNK_PAIRS", 100)
+    monkeypatch.setattr("mt.corpus.cleaning.BLOCK_PAIRS", 100)
+    count = 50_000
+    pairs = ((f"Satz Nummer {number}", f"sentence number {number}") for number in range(count))
+    assert traced_peak(lambda: check_pairs(pairs, RULES)) < 80 * count
+    report = check_pairs(numbered_pairs(count), RULES)
+    some = check_pairs(numbered_pairs(1_000, start=500), RULES)
+    assert traced_peak(lambda: hold_out(report, seed=1)) < 60 * count
+    assert traced_peak(lambda: overlap([report], some)) < 60 * count
 
 
 def test_hashes_are_the_same_in_every_process():

@@ -1,5 +1,9 @@
 """A corpus on disk: what was written is read, in the smallest type, without pairs that are too long."""
 
+import re
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -98,9 +102,43 @@ def test_no_pairs_keep_nothing(tmp_path):
 def test_a_corpus_is_read_through_the_memory_map(tmp_path):
     encode(PAIRS, tmp_path)
     corpus = EncodedCorpus(tmp_path)
-    assert isinstance(corpus.source.ids, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         corpus.source.ids[0] = 1
+    with open(tmp_path / "source.ids", "r+b") as file:
+        file.write(np.uint16(42).tobytes())
+    assert corpus.source[0].tolist() == [42, 8, 3]
+
+
+def test_sentences_are_the_same_after_what_was_read_is_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RELEASE", 3)
+    encode(PAIRS, tmp_path)
+    corpus = EncodedCorpus(tmp_path)
+    held = corpus.source[0]
+    for _ in range(3):
+        assert sentences_of(corpus) == SENTENCES
+    assert held.tolist() == SENTENCES[0][0]
+
+
+def resident_bytes(path):
+    """What of a file this process has in memory."""
+    maps = Path("/proc/self/smaps").read_text()
+    return sum(1024 * int(size) for size in re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss:\s+(\d+) kB", maps))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_a_corpus_that_is_read_through_does_not_come_to_lie_in_memory(tmp_path, monkeypatch):
+    """A million ids take 2 MB, of which a release leaves nothing but what is read next."""
+    monkeypatch.setattr(module, "RELEASE", 1_000)
+    encode([("7 " * 99, "8")] * 10_000, tmp_path, max_tokens=100)
+    corpus = EncodedCorpus(tmp_path)
+    sizes = []
+    for i in range(10_000):
+        assert len(corpus.source[i]) == 100
+        if i % 1_000 == 999:
+            sizes.append(resident_bytes(tmp_path / "source.ids"))
+    assert max(sizes) <= 1 << 18
+    corpus.source.ids.sum()
+    assert resident_bytes(tmp_path / "source.ids") > 1 << 20
 
 
 def test_an_error_while_encoding_closes_the_files(tmp_path):
@@ -110,3 +148,14 @@ def test_an_error_while_encoding_closes_the_files(tmp_path):
 
     with pytest.raises(OSError, match="the disk is gone"):
         encode(broken(), tmp_path)
+
+
+def test_encoding_holds_a_block_of_lines_and_a_byte_for_each_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 500)
+    pairs, line = 50_000, "7 8 9 " * 10
+    tracemalloc.start()
+    kept = encode(((f"{line}{number % 90}", line) for number in range(pairs)), tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.sum() == pairs
+    assert peak < 2_500_000 + 2 * pairs  # 500 pairs of 62 ids take 8 bytes for each id in lists, and lines

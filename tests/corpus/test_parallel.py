@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mt.corpus.parallel import TWO_LETTERS, CorpusFiles, language_of, read_pairs
+from mt.corpus.parallel import TWO_LETTERS, CorpusFiles, language_of, read_pairs, sampling_weights
 from mt.errors import ConfigError, DataError, ExitCode
 
 
@@ -126,3 +126,27 @@ def test_a_language_is_the_last_suffix_when_it_is_a_code(name, language):
 
 def test_every_two_letter_code_is_known():
     assert len(set(TWO_LETTERS.split())) == 183
+
+
+@pytest.mark.parametrize(
+    ("temperature", "weights"),
+    [
+        (1.0, [1.0, 1.0, 1.0]),
+        (2.0, [1.0, 2.0, 10.0]),  # drawn as the roots of 100, 25 and 1: 10, 5 and 1 times 10
+        (float("inf"), [1.0, 4.0, 100.0]),  # all as often
+    ],
+)
+def test_temperature_draws_from_corpora_by_a_root_of_their_sizes(temperature, weights):
+    corpora = [CorpusFiles(tsv=Path(name)) for name in "abc"]
+    assert sampling_weights(corpora, [100, 25, 1], temperature) == pytest.approx(weights)
+
+
+def test_temperature_and_weights_multiply():
+    corpora = [CorpusFiles(tsv=Path("a"), weight=0.5), CorpusFiles(tsv=Path("b"), weight=3.0)]
+    assert sampling_weights(corpora, [10_000, 100], 2.0) == pytest.approx([0.5, 30.0])
+    assert sampling_weights(corpora, [10_000, 100], 1.0) == [0.5, 3.0]
+
+
+def test_a_corpus_of_which_nothing_is_left_does_not_matter():
+    corpora = [CorpusFiles(tsv=Path(name)) for name in "ab"]
+    assert sampling_weights(corpora, [100, 0], 5.0)[0] == 1.0

@@ -18,6 +18,7 @@ from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import Tokenizer
 from mt.errors import ExitCode
+from mt.pipelines import checksums, prepare
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
 from mt.training import update
@@ -224,9 +225,23 @@ def test_tab_separated_corpora_and_weights_come_from_the_recipe(mt, corpus, tmp_
     prepared = prepared_folder(tmp_path / "run")
     assert json.loads((prepared / "facts.json").read_text())["pairs_of_corpora"] == [300, 20]
     corpora = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de"), CorpusFiles(tsv=tsv, weight=2.5)]
-    assert read_prepared(prepared, corpora).weights.tolist() == [1.0] * 300 + [2.5] * 20
+    assert read_prepared(prepared, corpora, 1.0).weights.tolist() == [1.0] * 300 + [2.5] * 20
+    assert f"{tsv}: 20 pairs, each 2.5 times an epoch, are 14.3% of it" in outcome.err  # 50 of 350
     model = json.loads((tmp_path / "run" / "config.json").read_text())["model"]
     assert (model["width"], model["encoder_layers"], model["decoder_layers"]) == (128, 1, 4)
+    outcome = mt("train", "--output", tmp_path / "run", "--set", "data.temperature=2")
+    assert (outcome.code, "data.temperature: 1.0 -> 2" in outcome.err) == (ExitCode.USAGE, True)
+    warmer = ["--config", tmp_path / "recipe.toml", "--set", "data.temperature=2"]
+    outcome = mt("train", *warmer, "--output", tmp_path / "warmer")
+    # 2.5 times the root of 300 / 20 is 9.682; 20 pairs so often are 193.6 of 493.6.
+    assert f"{tsv}: 20 pairs, each 9.682 times an epoch, are 39.2% of it" in outcome.err
+
+
+@pytest.mark.parametrize("temperature", ["0.9", "-1", "nan"])
+def test_a_temperature_below_one_is_refused(train, tmp_path, temperature):
+    outcome = train(tmp_path / "run", "--set", f"data.temperature={temperature}", steps=2)
+    assert outcome.code == ExitCode.USAGE
+    assert f"error: data.temperature is {temperature}" in outcome.err
 
 
 def test_flags_win_over_the_recipe_and_set_over_flags(mt, trained):
@@ -267,9 +282,10 @@ def test_given_tokenizers_are_used_as_they_are(train, mt, corpus, trained, tmp_p
 def test_a_cache_can_be_shared_and_is_then_written_once(train, trained, tmp_path):
     shared = ["--cache", tmp_path / "cache"]
     assert train(tmp_path / "one", *shared).code == 0
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    prepared = prepared_folder(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
     assert train(tmp_path / "two", *shared).code == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == times
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == times
     assert not (tmp_path / "two" / "cache").exists()
     assert_same_training(tmp_path / "two", trained)
 
@@ -278,11 +294,12 @@ def test_a_deleted_cache_is_made_again(train, mt, trained, stop_after, monkeypat
     stop_after(15)
     assert train(tmp_path / "run").code == ExitCode.INTERRUPTED
     monkeypatch.undo()
-    before = contents(tmp_path / "run" / "cache")
+    prepared = prepared_folder(tmp_path / "run")
+    before = contents(prepared)
     for path in sorted((tmp_path / "run" / "cache").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     assert mt("train", "--output", tmp_path / "run").code == 0
-    assert contents(tmp_path / "run" / "cache") == before
+    assert contents(prepared) == before
     assert_same_training(tmp_path / "run", trained)
 
 
@@ -786,6 +803,21 @@ def test_text_that_has_changed_is_refused_and_nothing_changes(mt, corpus, tmp_pa
         assert f"the text has changed since {run} was begun: {tmp_path / 'train.de'}" in outcome.err
         assert "hint:  " in outcome.err
     assert contents(run) == before
+
+
+def test_text_that_was_left_alone_is_not_read_to_go_on(train, mt, stop_after, monkeypatch, tmp_path):
+    monkeypatch.setattr(checksums, "SETTLED_NANOSECONDS", -(1 << 62))
+    stop_after(15)
+    assert train(tmp_path / "run").code == ExitCode.INTERRUPTED
+    monkeypatch.undo()
+
+    def reading(*arguments):
+        raise AssertionError("the text is read")
+
+    monkeypatch.setattr(checksums, "checksum", reading)
+    monkeypatch.setattr(prepare, "read_pairs", reading)
+    outcome = mt("train", "--output", tmp_path / "run", "--max-steps", 20)
+    assert outcome.code == 0, outcome.err
 
 
 def test_overwrite_starts_anew(train, trained, run):
