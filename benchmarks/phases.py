@@ -41,6 +41,8 @@ class Phases:
 def main() -> None:
     phases = Phases(Path(sys.argv.pop(1)))
     with phases.phase("imports"):
+        import torch._dynamo  # noqa: F401 (the first optimizer imports it, for seconds)
+
         from mt.cli import main as command
         from mt.corpus.batching import BatchSampler
         from mt.pipelines import prepare
