@@ -37,7 +37,7 @@ def result(path: Path) -> dict[str, Any]:
         "dropout": recipe["model"]["dropout"],
         "tokenizer": recipe["tokenizer"]["type"],
         "precision": recipe["training"]["precision"],
-        "besides": besides(recipe["training"]),
+        "besides": besides(recipe),
         "seed": made["seed"],
         "steps": figures["steps"],
         "batch_tokens": recipe["data"]["batch_tokens"],
@@ -50,10 +50,11 @@ def result(path: Path) -> dict[str, Any]:
 EXTRAS = ("consistency", "sampling_alpha", "noise_rate", "bidirectional_epochs")
 
 
-def besides(training: dict[str, Any]) -> str:
-    """What teaches more from the same text, where a run was told to; older recipes know nothing of it."""
+def besides(recipe: dict[str, dict[str, Any]]) -> str:
+    """How else a run was made to learn, where it was; older recipes know nothing of it."""
+    training, method = recipe["training"], recipe["optimizer"].get("method", "adamw")
     chosen = {name: training[name] for name in EXTRAS if training.get(name, "off") not in ("off", 0)}
-    return ", ".join(f"{name} {value}" for name, value in chosen.items())
+    return ", ".join([f"{name} {value}" for name, value in chosen.items()] + [method] * (method != "adamw"))
 
 
 def table(results: list[dict[str, Any]]) -> str:

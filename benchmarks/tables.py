@@ -94,8 +94,8 @@ def speed_table() -> str:
 
 
 def choices_table() -> str:
-    lines = row("preset", "dropout", "besides", "tokenizer", "precision", "seed", "updates", "BLEU on val")
-    lines += row(*["---"] * 8)
+    lines = row("preset", "dropout", "besides", "tokenizer", "precision", "seed", "updates", "of tokens", "BLEU on val")
+    lines += row(*["---"] * 9)
     for record in records("choices"):
         for result in sorted(record["results"], key=lambda each: -each["best"]["bleu"]):
             lines += row(
@@ -106,6 +106,7 @@ def choices_table() -> str:
                 result["precision"],
                 str(result["seed"]),
                 f"{result['steps']:,}",
+                f"{result['batch_tokens']:,}",
                 f"{result['best']['bleu']:.1f}",
             )
     return lines
