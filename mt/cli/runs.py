@@ -83,7 +83,7 @@ def train(
     if show_config:
         print_result(settings.as_text().rstrip("\n"))
         return
-    if devices and "RANK" not in os.environ:
+    if devices and "TORCHELASTIC_RUN_ID" not in os.environ:
         from mt.pipelines.launch import launch, parse_devices
 
         launch(parse_devices(devices), sys.argv[1:])

@@ -6,6 +6,7 @@ import signal
 import sys
 import uuid
 
+import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -21,13 +22,24 @@ def parse_devices(text: str) -> list[str]:
     return devices
 
 
+def visible(devices: list[str]) -> list[str]:
+    """The machine's names of these devices, which count those that this process may see; raises `DeviceError`."""
+    count = torch.cuda.device_count()
+    if absent := [device for device in devices if int(device) >= count]:
+        raise DeviceError(f"there is no CUDA device {absent[0]} here: there are {count}", "they count from 0")
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [names.split(",")[int(device)] for device in devices] if names else devices
+
+
 def launch(devices: list[str], arguments: list[str]) -> None:
     """Run `mt ARGUMENTS` in a process for each device; each finds its own by its rank.
 
     Ends the program with the code of the process that failed first, which has said why; raises `DeviceError` where one
     was killed.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    if torch.cuda.is_available():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible(devices))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds in which a stopped process may save
     logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why
     config = LaunchConfig(
         min_nodes=1,
@@ -36,6 +48,7 @@ def launch(devices: list[str], arguments: list[str]) -> None:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",
         max_restarts=0,
     )
     try:

@@ -6,12 +6,14 @@ decision depends on, the time, a signal, the scores of a validation, is agreed o
 """
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mt.corpus.batching import Batch, Update
 from mt.device import launch_number
-from mt.errors import DeviceError, Interrupted
+from mt.errors import ConfigError, DeviceError, Interrupted, ModelError
 from mt.training.budget import Clock
 from mt.training.checkpoint import Checkpoints
 from mt.training.update import DoesNotFit, Updater
@@ -46,20 +48,20 @@ class Ranks:
     @classmethod
     def launched(cls) -> "Ranks":
         """This process among those that torchrun started with it."""
-        if (launch_number("WORLD_SIZE") or 1) == 1:
+        if launch_number("RANK") is None or (launch_number("WORLD_SIZE") or 1) == 1:
             return cls()
         store, rank, count = next(distributed.rendezvous("env://", timeout=PREPARING))
+        # torchrun keeps its store when it starts processes anew, but what the ended ones said in it is void.
         if launch_number("LOCAL_WORLD_SIZE") == count:
-            # On one machine torchrun keeps the store when it starts processes anew: what the ended ones said is void.
             store = distributed.PrefixStore(f"attempt {launch_number('TORCHELASTIC_RESTART_COUNT') or 0}", store)
+        elif launch_number("TORCHELASTIC_MAX_RESTARTS") and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            raise ConfigError(  # machines count their restarts apart
+                "torchrun may start processes anew, on several machines and with one store for all attempts",
+                "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or add --max-restarts 0",
+            )
         if rank:
             logging.getLogger("mt").setLevel(logging.ERROR)  # the first rank speaks for all
         return cls(rank, count, store)
-
-    @property
-    def restarted(self) -> bool:
-        """Whether torchrun has started its processes anew after one had failed."""
-        return self.count > 1 and bool(launch_number("TORCHELASTIC_RESTART_COUNT"))
 
     @property
     def first(self) -> bool:
@@ -72,8 +74,12 @@ class Ranks:
 
     def told(self) -> str:
         """Wait for the first rank's word; where the first rank fails, torchrun ends the others."""
-        self.store.wait(["word"], PREPARING)
-        return self.store.get("word").decode()
+        try:
+            while not self.store.check(["word"]):  # and not `wait`, in which no signal is heeded
+                time.sleep(0.1)
+            return self.store.get("word").decode()
+        except RuntimeError as error:
+            raise DeviceError("rank 0 is gone") from error
 
     @contextmanager
     def connected(self, timeout_seconds: float) -> Iterator[None]:
@@ -85,12 +91,14 @@ class Ranks:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(
-            backend, store=self.store, rank=self.rank, world_size=self.count, timeout=timedelta(seconds=timeout_seconds)
-        )
+        timeout = timedelta(seconds=timeout_seconds)
         try:
+            distributed.init_process_group(
+                backend, store=self.store, rank=self.rank, world_size=self.count, timeout=timeout
+            )
             yield
-        except Interrupted as stopped:
+        except Interrupted as stopped:  # all have agreed on it
+            distributed.destroy_process_group()
             if self.first:
                 raise
             sys.exit(stopped.exit_code)
@@ -105,12 +113,15 @@ class Ranks:
 
     def roll_call(self) -> str:
         """Which ranks are not there, said by one that waited for them in vain."""
-        self.store.set(f"here/{self.rank}", "")
         until = time.monotonic() + ROLL_CALL_SECONDS
         missing = set(range(self.count))
-        while missing and time.monotonic() < until:
-            missing = {rank for rank in missing if not self.store.check([f"here/{rank}"])}
-            time.sleep(0.1)
+        try:
+            self.store.set(f"here/{self.rank}", "")
+            while missing and time.monotonic() < until:
+                missing = {rank for rank in missing if not self.store.check([f"here/{rank}"])}
+                time.sleep(0.1)
+        except RuntimeError:  # the machine that holds the store is gone
+            return "the connection between ranks broke"
         names = ", ".join(str(rank) for rank in sorted(missing))
         return f"rank {names} of {self.count} does not answer" if missing else "the connection between ranks broke"
 
@@ -150,13 +161,21 @@ class Ranks:
         if self.count > 1:
             distributed.barrier()
 
-    def from_first(self, value: Value) -> Value:
-        """What the first rank has."""
+    def by_first(self, call: Callable[[], Value]) -> Value:
+        """What a call returns to the first rank, or the `ModelError` that it raises there, for all."""
         if self.count == 1:
-            return value
-        shared = [value]
+            return call()
+        shared: list[Any] = [None, ""]
+        if self.first:
+            try:
+                shared[0] = call()
+            except ModelError as error:
+                shared[1] = error.message
         distributed.broadcast_object_list(shared)
-        return shared[0]
+        value, problem = shared
+        if problem:
+            raise ModelError(problem)
+        return value
 
 
 ALONE = Ranks()
@@ -200,8 +219,8 @@ class SharedUpdater(Updater):
             raise DeviceError(f"rank {self.ranks.rank}: {error.message}", error.hint) from error
 
     def backward(self, update: Update) -> Tensor:
-        # The step's seed is the same in all ranks; what is dropped out shall not be.
-        torch.manual_seed(torch.initial_seed() + self.ranks.rank)
+        # The step's seed is the same in all ranks; what is dropped out shall not be, here or at another step.
+        torch.manual_seed((torch.initial_seed() + (self.ranks.rank << 40)) % 2**63)
         total = torch.zeros((), device=self.compute.device)
         last = update.parts[-1]
         for part in update.parts:
@@ -215,14 +234,20 @@ class SharedUpdater(Updater):
 
 
 class SharedCheckpoints(Checkpoints):
-    """Checkpoints that the first rank writes and all read; of which there are, all have the first one's word."""
+    """Checkpoints that the first rank writes and judges; all read the tensors of those that it chose."""
 
     def __init__(self, run: Path, ranks: Ranks) -> None:
         super().__init__(run)
         self.ranks, self.own = ranks, Checkpoints(run)
 
     def steps(self) -> list[int]:
-        return self.ranks.from_first(self.own.steps() if self.ranks.first else [])
+        return self.ranks.by_first(self.own.steps)
+
+    def read_state(self, step: int) -> dict[str, Any]:
+        return self.ranks.by_first(partial(self.own.read_state, step))
+
+    def check(self, step: int) -> None:
+        self.ranks.by_first(partial(self.own.check, step))
 
     def save(self, *arguments: Any) -> None:
         if self.ranks.first:

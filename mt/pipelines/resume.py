@@ -1,6 +1,7 @@
 """Going on with a run: what may change, what must not, and where training stood."""
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from mt.pipelines.recipe import Settings, differences
 from mt.pipelines.run_folder import RunFolder
 from mt.settings import Values, read_toml
 from mt.training.budget import Progress
-from mt.training.checkpoint import Checkpoints
+from mt.training.checkpoint import Checkpoints, sound_steps
 
 logger = logging.getLogger(__name__)
 
@@ -118,34 +119,24 @@ def restore(
 
     A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
     """
-    steps = up_to_sound(checkpoints, checkpoints.steps())
-    progress = Progress()
-    higher = bool(steps) and raised(limits(checkpoints.state(steps[-1])), limits_now)
-    if higher:
-        before_decay = [step for step in steps if checkpoints.state(step)["decay"] is None]
-        steps = up_to_sound(checkpoints, before_decay) or steps
+    steps, progress = checkpoints.steps(), Progress()
     if steps:
-        progress = Progress.of(checkpoints.load(steps[-1], model, optimizer))
+        sound = sound_steps(checkpoints, steps)
+        last = next(sound, None)
+        if last is None:
+            raise ModelError(
+                f"every checkpoint in {checkpoints.folder} is damaged", "start anew: --overwrite, or another --output"
+            )
+        chosen, higher = last, raised(limits(checkpoints.state(last)), limits_now)
+        if higher:
+            before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
+            chosen = next(before_decay, last)
+        progress = Progress.of(checkpoints.load(chosen, model, optimizer))
         if higher:
             progress.decay = None  # planned towards the limits of before, as a cosine is from its first step
+        steps = [step for step in steps if step <= chosen]
         checkpoints.keep(set(steps))
         progress.best = [(score, step) for score, step in progress.best if step in steps]
         progress.finished = ""
     progress.max_steps, progress.max_minutes = limits_now
     return progress
-
-
-def up_to_sound(checkpoints: Checkpoints, steps: list[int]) -> list[int]:
-    """The steps up to the last whose checkpoint is as it was written; raises `ModelError` when there is none."""
-    for count in range(len(steps), 0, -1):
-        try:
-            checkpoints.check(steps[count - 1])
-        except ModelError as damaged:
-            if count == 1:
-                raise ModelError(
-                    f"{damaged.message}; no other checkpoint is left", "start anew: --overwrite, or another --output"
-                ) from damaged
-            logger.warning("%s; going on from the checkpoint before", damaged.message)
-        else:
-            return steps[:count]
-    return []

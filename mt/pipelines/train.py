@@ -15,8 +15,8 @@ from mt.corpus.batching import Batcher, BatchSampler
 from mt.corpus.encoded import BothWays, Pairs
 from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import Variation
-from mt.device import Compute, choose, keep_freed_memory, usable_threads
-from mt.errors import ConfigError, Interrupted
+from mt.device import Compute, choose, keep_freed_memory, launch_number, usable_threads
+from mt.errors import ConfigError, Interrupted, ModelError
 from mt.files import write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.transformer import Transformer
@@ -65,15 +65,20 @@ def train(request: TrainRequest) -> None:
 
     Configuration, device, run folder and data are checked in this order, before anything is written.
     """
+    if request.overwrite and launch_number("TORCHELASTIC_MAX_RESTARTS"):
+        raise ConfigError("--overwrite would delete the run each time that torchrun starts anew", "--max-restarts 0")
     run, ranks = RunFolder(request.output), Ranks.launched()
-    begun = replace(request, overwrite=False, start_from=None)  # what is left of it once it has been taken up
     if ranks.first:
-        ready = prepare(run, begun if ranks.restarted else request)
+        ready = prepare(run, request)
         if ready:
             write_text(run.recipe, ready.prepared.config.as_toml())
         ranks.tell("train" if ready else "nothing to do")
+    elif ranks.told() == "train":
+        if not run.recipe.is_file():
+            raise ModelError(f"rank {ranks.rank} does not see {run.recipe}", "put the run where all machines see it")
+        ready = prepare(run, replace(request, overwrite=False))
     else:
-        ready = prepare(run, begun) if ranks.told() == "train" else None
+        ready = None
     if ready:
         with ranks.connected(ready.prepared.config.training.timeout_seconds):
             fit(run, ready, ranks, request)

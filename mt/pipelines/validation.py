@@ -16,7 +16,7 @@ from mt.pipelines.prepare import PreparedRun
 from mt.pipelines.ranks import Ranks, SharedClock
 from mt.pipelines.run_folder import RunFolder
 from mt.training.budget import Progress, Record
-from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors
+from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors, sound_steps
 from mt.training.loop import Trainer
 from mt.training.update import batch_loss
 
@@ -86,7 +86,10 @@ class Validation:
 
 def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
     """Leave in the run folder the best weights, or the average of the best ones where that scores better."""
-    best = trainer.progress.best
+    sound = set(sound_steps(trainer.checkpoints, sorted(step for _, step in trainer.progress.best)))
+    best = [(score, step) for score, step in trainer.progress.best if step in sound]
+    if not best:
+        return  # the best weights were written when they were found
     paths = [trainer.checkpoints.path(step) / "model.safetensors" for _, step in best]
     chosen = load_tensors(paths[0])
     if len(best) > 1:

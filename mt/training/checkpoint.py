@@ -4,8 +4,10 @@ A checkpoint is a folder `step-00012000` with model.safetensors, optimizer.safet
 which holds the checksums of the others: a folder without state.json is no checkpoint.
 """
 
+import logging
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mt.errors import ModelError
+from mt.errors import DataError, ModelError
 from mt.files import atomic_directory, atomic_file, checksum, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1"
 CHECKSUMS = "sha256"  # the key of state.json for those of the files beside it
@@ -79,7 +83,7 @@ def average(weight_files: list[Path]) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name, as AdamW's `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
+    """The optimizer's state by parameter name, such as AdamW's `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
     return {
         f"{name}/{key}": value
         for name, parameter in weights(model).items()
@@ -139,8 +143,12 @@ class Checkpoints:
         """Raise `ModelError` unless the files of a checkpoint are those that were written."""
         for name, written in self.read_state(step).get(CHECKSUMS, {}).items():  # older checkpoints have none
             path = self.path(step) / name
-            if not path.is_file() or checksum(path) != written:
-                raise ModelError(f"{path} is missing or damaged: it is not what was written there")
+            try:
+                same = checksum(path) == written
+            except DataError as error:
+                raise ModelError(error.message) from error
+            if not same:
+                raise ModelError(f"{path} is damaged: it is not what was written there")
 
     def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Put model and optimizer where they stood at this step, and return the state saved beside them."""
@@ -158,3 +166,14 @@ class Checkpoints:
         for remains in [*self.folder.glob(".step-*"), *self.folder.glob("step-*")]:
             if remains.name.startswith(".") or not (remains / "state.json").is_file():
                 shutil.rmtree(remains, ignore_errors=True)
+
+
+def sound_steps(checkpoints: Checkpoints, steps: list[int]) -> Iterator[int]:
+    """Those of the steps, last ones first, whose checkpoints are as they were written; of others a warning tells."""
+    for step in reversed(steps):
+        try:
+            checkpoints.check(step)
+        except ModelError as damaged:
+            logger.warning("%s; passing over the checkpoint of step %s", damaged.message, f"{step:,}")
+        else:
+            yield step

@@ -105,6 +105,7 @@ class Trainer:
             self.update(update)
             progress.step += 1
             progress.epoch, progress.position = update.epoch, update.position
+            interrupted = self.interrupted()
             if progress.step % config.log_every_steps == 0:
                 self.log_interval()
                 if progress.guard.skipped_in_a_row >= PATIENCE:
@@ -114,7 +115,7 @@ class Trainer:
                 self.judge()
             if validating or progress.step % config.checkpoint_every_steps == 0:
                 self.save()
-            if self.interrupted():
+            if interrupted:
                 self.save()
                 raise Interrupted(f"stopped at step {progress.step:,}; everything up to here is saved")
         return reason

@@ -35,7 +35,8 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Follow the gradients; where `found_inf` is 1, nothing changes."""
-        taken = 1 - getattr(self, "found_inf", torch.zeros(()))
+        device = next(iter(self.matrices)).device
+        taken = 1 - getattr(self, "found_inf", torch.zeros((), device=device))
         directions: dict[torch.Size, list[Tensor]] = {}
         for parameter, count in self.matrices.items():
             for direction in self.follow(parameter, taken).chunk(count):

@@ -7,7 +7,7 @@ from torch import nn
 
 from mt.errors import ModelError
 from mt.training.budget import Progress
-from mt.training.checkpoint import Checkpoints
+from mt.training.checkpoint import Checkpoints, sound_steps
 
 PATIENCE = 20  # updates skipped in a row after which training goes back
 MOST = 3  # times that a run goes back
@@ -24,7 +24,9 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, model: nn.Module, op
         raise diverged(progress)
     steps = checkpoints.steps()
     untried = [step for step in steps if step <= progress.sound_step and step not in progress.rollbacks]
-    chosen = untried[-1] if untried else steps[0]
+    chosen = next(sound_steps(checkpoints, untried or steps[:1]), None)
+    if chosen is None:
+        raise diverged(progress)
     kept = {step for step in steps if step <= chosen}
     earlier = Progress.of(checkpoints.load(chosen, model, optimizer))
     earlier = replace(

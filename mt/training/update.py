@@ -1,4 +1,4 @@
-"""One optimizer step: the gradient of an update over its micro-batches, clipped, and what AdamW makes of it.
+"""One optimizer step: the gradient of an update over its micro-batches, clipped, and what the optimizer makes of it.
 
 Shapes: M target tokens and the rest of their row, E width.
 """

@@ -83,7 +83,7 @@ def logged(run: Path, step: int):
 
 
 def test_ranks_killed_together_again_and_again_end_as_ranks_that_were_not(start, tmp_path):
-    """As when a machine loses its power; bit for bit, for as many ranks add in the same order."""
+    """As when a machine loses its power; bit for bit, for two numbers have but one sum."""
     together = ("--devices", "0,1", "--max-steps", "100")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, *together).wait(PATIENCE_SECONDS) == 0, messages_of(whole)
@@ -128,7 +128,10 @@ def test_a_rank_that_hangs_or_is_killed_ends_the_job_with_its_name_and_the_run_g
 
 def test_torchrun_starts_anew_when_a_rank_is_killed_and_nothing_is_deleted_again(start, tmp_path):
     run = tmp_path / "run"
-    process = start(run, "--overwrite", "--max-steps", "150", launcher=tuple(TORCHRUN))
+    refused = start(run, "--overwrite", "--max-steps", "150", launcher=tuple(TORCHRUN))
+    assert refused.wait(PATIENCE_SECONDS) != 0
+    assert "--overwrite would delete the run each time" in messages_of(run)
+    process = start(run, "--max-steps", "150", launcher=tuple(TORCHRUN))
     wait_until(trains(run, 20), run)
     os.kill(process_of(1, run), signal.SIGKILL)
     assert process.wait(PATIENCE_SECONDS) == 0, messages_of(run)

@@ -57,8 +57,8 @@ def test_every_projection_is_a_matrix_and_keys_and_values_are_two(model):
 
 def test_steps_are_those_of_pytorch(model):
     """Of its Muon for each matrix by itself, and of its AdamW for everything else."""
-    optimizer = make_muon(model)
-    settings = {"lr": RATE, "weight_decay": 0.01}
+    optimizer = make_muon(model, weight_decay=1.0)
+    settings = {"lr": RATE, "weight_decay": 1.0}
     copies = {
         name: [torch.nn.Parameter(part.detach().clone()) for part in parameter.chunk(optimizer.matrices[parameter])]
         for name, parameter in weights(model).items()
