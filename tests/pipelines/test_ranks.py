@@ -9,8 +9,8 @@ import torch
 
 from mt.corpus.batching import Update
 from mt.device import Compute
-from mt.errors import ConfigError
-from mt.pipelines.launch import parse_devices
+from mt.errors import ConfigError, DeviceError
+from mt.pipelines.launch import parse_devices, visible
 from mt.pipelines.ranks import ALONE, Ranks, SharedUpdater
 from mt.training.checkpoint import Checkpoints
 
@@ -129,3 +129,28 @@ def test_one_process_alone_talks_to_itself():
 def test_every_item_is_one_ranks_own():
     parts = [Ranks(rank, 3).own(list(range(8))) for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "taken"), [("", ["0", "2"], ["0", "2"]), ("4,5,GPU-1f", ["2", "0"], ["GPU-1f", "4"])]
+)
+def test_devices_count_those_that_are_visible(monkeypatch, environment, asked, taken):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment)
+    assert visible(asked) == taken
+    with pytest.raises(DeviceError, match="no CUDA device 3 here: there are 3"):
+        visible(["1", "3"])
+
+
+def test_several_machines_may_not_start_anew_with_the_store_of_before(monkeypatch):
+    variables = {
+        "RANK": 0, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_MAX_RESTARTS": 3,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda url, timeout: iter([(None, 0, 4)]))
+    with pytest.raises(ConfigError, match="one store for all attempts"):
+        Ranks.launched()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert (Ranks.launched().rank, Ranks.launched().count) == (0, 4)
