@@ -10,7 +10,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test format-check lint format types unit clean
+.PHONY: help setup demo test format-check lint format types unit faults clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ types: $(READY) ## mypy
 
 unit: $(READY) ## pytest, with coverage
 	$(BIN)/python -m pytest --cov --durations=10 $(PYTEST_FLAGS)
+
+faults: $(READY) ## the long form of what training must survive: a hundred kills, half as many of two processes
+	MT_KILLS=100 $(BIN)/python -m pytest tests/faults
 
 format: $(READY) ## rewrite the code as ruff would have it
 	$(BIN)/ruff format
