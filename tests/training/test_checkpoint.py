@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+from itertools import count
 
 import pytest
 import safetensors.torch
@@ -185,6 +186,64 @@ def test_a_crash_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, 
     checkpoints.save(2, model, optimizer, {"step": 2})
     checkpoints.keep({1, 2})
     assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+class PowerCut(BaseException):
+    """The machine stops here: nothing that comes after is done, no handler either."""
+
+
+CALLS = ("open", "mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+
+
+def fail_at(monkeypatch, moment, error):
+    """Let this one of the calls that change a disk, or open what is on it, fail; with the power all that come after.
+
+    Returns a function that says whether there was such a call.
+    """
+    calls = 0
+
+    def counted(call):
+        def instead(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if calls == moment or (calls > moment and isinstance(error, PowerCut)):
+                raise error
+            return call(*arguments, **named)
+
+        return instead
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    return lambda: calls >= moment
+
+
+@pytest.mark.parametrize("error", [PowerCut(), OSError(errno.ENOSPC, "No space left on device")])
+def test_power_or_space_that_fails_at_any_call_loses_no_checkpoint(tmp_path, monkeypatch, error):
+    """Of saving one, and deleting the one before."""
+    model, optimizer = trained(steps=1)
+    later = trained(steps=2)
+    expected = {1: weights(trained(steps=1)[0]), 2: weights(later[0])}
+    for moment in count(1):
+        checkpoints = Checkpoints(tmp_path / str(moment))
+        checkpoints.save(1, model, optimizer, {"step": 1})
+        with monkeypatch.context() as patch:
+            failed = fail_at(patch, moment, error)
+            try:
+                checkpoints.save(2, *later, {"step": 2})
+                checkpoints.keep({2})
+            except (PowerCut, OSError, DataError):
+                pass
+        last = checkpoints.steps()[-1]
+        checkpoints.check(last)
+        restored, its_optimizer = trained(steps=0)
+        assert checkpoints.load(last, restored, its_optimizer) == {"step": last}
+        assert_equal(weights(restored), expected[last])
+        checkpoints.save(2, *later, {"step": 2})
+        checkpoints.keep({2})
+        assert [entry.name for entry in checkpoints.folder.iterdir()] == ["step-00000002"]
+        if not failed():
+            break
+    assert moment > 10
 
 
 def test_keep_deletes_the_other_checkpoints_and_what_a_crash_left(tmp_path):
