@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as distributed
@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mt.corpus.batching import Batch, Update
 from mt.device import launch_number
-from mt.errors import ConfigError, DeviceError, Interrupted, ModelError
+from mt.errors import ConfigError, DeviceError, ExitCode, Interrupted, ModelError
 from mt.training.budget import Clock
 from mt.training.checkpoint import Checkpoints
 from mt.training.update import DoesNotFit, Updater
@@ -92,24 +92,24 @@ class Ranks:
             return
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         timeout = timedelta(seconds=timeout_seconds)
+        stopped: Interrupted | None = None
         try:
             distributed.init_process_group(
                 backend, store=self.store, rank=self.rank, world_size=self.count, timeout=timeout
             )
             yield
-        except Interrupted as stopped:  # all have agreed on it
-            distributed.destroy_process_group()
-            if self.first:
-                raise
-            sys.exit(stopped.exit_code)
+        except Interrupted as asked:  # in all ranks
+            stopped = asked
         except RuntimeError as error:
             if not lost_connection(error):
                 raise
             raise DeviceError(
                 self.roll_call(), "run the same command again: it goes on from its last checkpoint"
             ) from error
-        else:
-            distributed.destroy_process_group()
+        distributed.destroy_process_group()
+        if stopped and self.first:
+            raise stopped
+        leave(stopped.exit_code if stopped else ExitCode.DONE)
 
     def roll_call(self) -> str:
         """Which ranks are not there, said by one that waited for them in vain."""
@@ -179,6 +179,14 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: a thread of gloo's that asks for Python while Python ends would abort it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def lost_connection(error: RuntimeError) -> bool:
