@@ -1,7 +1,7 @@
 """From text files to encoded corpora: check, hold out, tokenize, encode, each once and kept in the cache.
 
 The cache is keyed by the checksums of the texts and tokenizers and by the rules applied, so that a text that changed
-is never mistaken for the one encoded.
+is not mistaken for the one encoded; `mt.pipelines.checksums` says when a change is noticed.
 """
 
 import hashlib
