@@ -109,7 +109,7 @@ class Update:
     position: int  # updates done of the epoch
 
 
-DRAWN_AT_A_TIME = 1 << 20  # sentences whose numbers of copies are drawn together: several numbers for each would fill memory
+DRAWN_AT_A_TIME = 1 << 20  # sentences whose copies are counted: several numbers for each would fill memory
 
 
 def narrow(lengths: np.ndarray) -> np.ndarray:

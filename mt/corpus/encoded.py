@@ -48,7 +48,7 @@ class MappedNumbers:
         self.map.madvise(mmap.MADV_DONTNEED)
 
 
-READS_BETWEEN_RELEASES = 2_048  # of a map: each sentence may bring 64 KiB of the file into memory
+READS_BETWEEN_RELEASES = 2_048  # of a map: each sentence may bring 64 KiB of the file into memory, or more
 
 
 class EncodedSide:
