@@ -139,6 +139,8 @@ def run(folder: Path, name: str, *flags: str) -> dict[str, Any]:
     if process.wait():
         raise Failure(f"mt train ({name}) ended with code {process.returncode}")
     ended = time.monotonic()
+    if not memory.looks:
+        raise Failure(f"the memory of mt train ({name}) was not seen: this takes Linux and its /proc/PID/smaps_rollup")
     times = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     imported = next(phase["ended"] for phase in times if phase["phase"] == "imports")
     first = next(phase for phase in times if phase["phase"] == "step")
@@ -184,7 +186,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     paths = write_text(folder, options.pairs)
     print(f"{options.pairs:,} pairs written in {time.monotonic() - began:.0f} s", file=sys.stderr)
-    output = folder / "run"
+    output = folder / "large-corpus-run"
     shutil.rmtree(output, ignore_errors=True)
     text = ("--train", *map(str, paths))
     often = (f"training.validate_every_steps={options.steps}", "validation.max_sentences=20")  # as little as can be

@@ -123,7 +123,11 @@ def plot(
         typer.Option(help="Picture to write, .png, .svg or .pdf; may be repeated. Of one run: RUN/plots/training.png."),
     ] = None,
 ) -> None:
-    """Draw how training went: losses, BLEU, chrF, learning rate and speed over the step; prints the files written."""
+    """Draw how training went; prints the files written.
+
+    Losses, BLEU, chrF, learning rate, speed and norm of the gradient over the step, with marks where updates were
+    skipped, where training was resumed or rolled back, and where it ran out of memory.
+    """
     from mt.pipelines.plot import plot as plot_runs
 
     print_result("\n".join(str(path) for path in plot_runs(runs, output or [])))

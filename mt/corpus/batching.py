@@ -109,7 +109,7 @@ class Update:
     position: int  # updates done of the epoch
 
 
-BLOCK = 1 << 20  # sentences whose numbers of copies are drawn at a time: several numbers for each would fill memory
+DRAWN_AT_A_TIME = 1 << 20  # sentences whose copies are counted: several numbers for each would fill memory
 
 
 def narrow(lengths: np.ndarray) -> np.ndarray:
@@ -120,8 +120,8 @@ def narrow(lengths: np.ndarray) -> np.ndarray:
 def even_cuts(counts: np.ndarray, batch_tokens: int) -> np.ndarray:
     """Where sentences in the order of their lengths are cut into updates of about `batch_tokens` each.
 
-    There are `counts[length]` sentences of each length.  Before the sentence at a cut stand just too few tokens for
-    the updates before it; what a running sum over all sentences would find is computed from the counts.
+    There are `counts[length]` sentences of each length.  With n updates the k-th cut stands before the first sentence
+    with which the running sum of tokens reaches k/n of all; what that sum would find is computed from the counts.
     """
     tokens = counts * np.arange(len(counts))
     sentences_before, tokens_before = counts.cumsum() - counts, tokens.cumsum() - tokens
@@ -180,8 +180,8 @@ class BatchSampler:
         if self.weights is None:
             return np.arange(count)
         blocks = []
-        for first in range(0, count, BLOCK):
-            sentences = np.arange(first, min(first + BLOCK, count))
+        for first in range(0, count, DRAWN_AT_A_TIME):
+            sentences = np.arange(first, min(first + DRAWN_AT_A_TIME, count))
             weights = self.weights[sentences % len(self.weights)]  # repeated for the other direction
             copies = np.floor(weights + generator.random(len(sentences))).astype(np.int64)
             blocks.append(sentences.repeat(copies))

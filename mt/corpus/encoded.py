@@ -48,7 +48,7 @@ class MappedNumbers:
         self.map.madvise(mmap.MADV_DONTNEED)
 
 
-RELEASE = 2_048  # sentences after which a map is released: each may bring 64 KiB of the file into memory
+READS_BETWEEN_RELEASES = 2_048  # of a map: each sentence may bring 64 KiB of the file into memory, or more
 
 
 class EncodedSide:
@@ -70,7 +70,7 @@ class EncodedSide:
 
     def __getitem__(self, index: int) -> np.ndarray:
         self.reads += 1
-        if self.reads % RELEASE == 0:
+        if self.reads % READS_BETWEEN_RELEASES == 0:
             self.release()
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 

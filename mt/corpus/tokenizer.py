@@ -47,6 +47,9 @@ class TokenizerConfig:
             raise ConfigError(f"tokenizer.normalization {self.normalization} is none of {', '.join(NORMALIZATIONS)}")
         if len(self.files) > 2:
             raise ConfigError("tokenizer.files has more than two entries", "one for both sides, or source and target")
+        for name in ("sample_lines", "sample_characters"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"tokenizer.{name} is {getattr(self, name)}", "a tokenizer is trained on text")
 
 
 @dataclass(frozen=True, slots=True)

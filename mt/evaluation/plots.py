@@ -42,6 +42,7 @@ NEUTRAL = "#666666"
 KINDS = {"train": "training", "valid": "validation"}
 MARKS = {"decay": "--", "resumed": ":", "averaged": "-."}  # line styles of events; of others: a solid line
 UNMARKED = ("started", "finished")  # both ends of the axis say so
+GOING_ON = ("resumed", "rolled_back")  # from a checkpoint
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -70,7 +71,7 @@ def training_figure(runs: dict[str, list[Record]]) -> "Figure":
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("matplotlib is not installed", "pip install 'mt-translate[plot]'") from error
+        raise ConfigError("matplotlib is not installed", "pip install matplotlib") from error
     courses = {name: without_undone(records) for name, records in runs.items()}
     drawn = [panel for panel in PANELS if any(holds(panel, record) for course in courses.values() for record in course)]
     rows = math.ceil(len(drawn) / COLUMNS)
@@ -97,13 +98,15 @@ def training_figure(runs: dict[str, list[Record]]) -> "Figure":
 def without_undone(records: list[Record]) -> list[Record]:
     """The records of the steps that led to the run as it stands, in order.
 
-    A run that goes on from an earlier step undoes what came after it.  Of two records of a kind and step the later
-    counts.
+    A run that goes on from an earlier step undoes what came after it, and a decay that began at that very step, whose
+    checkpoint knows of none.  Of two records of a kind and step the later counts.
     """
     course: list[Record] = []
     for record in records:
         while course and course[-1]["step"] > record["step"]:
             course.pop()
+        if record.get("event") in GOING_ON:
+            course = [each for each in course if (each["step"], each.get("event")) != (record["step"], "decay")]
         course.append(record)
     return list({(record["step"], record["kind"], record.get("event")): record for record in course}.values())
 

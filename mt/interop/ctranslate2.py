@@ -23,7 +23,7 @@ def to_ctranslate2(model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], 
         from ctranslate2.specs.common_spec import Activation
         from ctranslate2.specs.transformer_spec import TransformerSpec
     except ImportError as error:
-        raise ConfigError("CTranslate2 is not installed", "pip install 'mt-translate[ctranslate2]'") from error
+        raise ConfigError("CTranslate2 is not installed", "pip install ctranslate2") from error
     config = model.config
     layers = (config.encoder_layers, config.decoder_layers)
     spec = TransformerSpec.from_config(layers, config.heads, pre_norm=config.norm_first, activation=Activation.RELU)

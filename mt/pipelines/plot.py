@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from mt.errors import ConfigError, ModelError
-from mt.evaluation.plots import Record, training_figure
+from mt.evaluation.plots import Record, training_figure, without_undone
 from mt.files import atomic_file, read_lines
 from mt.pipelines.run_folder import RunFolder
 
@@ -23,12 +23,12 @@ def plot(runs: list[Path], outputs: list[Path]) -> list[Path]:
         raise ConfigError("--output must say where the plot of several runs goes", "--output runs.png")
     outputs = outputs or [RunFolder(runs[0]).plots / "training.png"]
     for path in outputs:
-        if path.suffix not in FORMATS:
+        if path.suffix.lower() not in FORMATS:
             raise ConfigError(f"--output {path} ends in none of {', '.join(FORMATS)}")
     figure = training_figure({name: read_log(RunFolder(run)) for name, run in named(runs).items()})
     for path in outputs:
         with atomic_file(path, "wb") as stream:
-            figure.savefig(stream, format=path.suffix.removeprefix("."), dpi=150)
+            figure.savefig(stream, format=path.suffix.lower().removeprefix("."), dpi=150)
     return outputs
 
 
@@ -49,6 +49,6 @@ def read_log(run: RunFolder) -> list[Record]:
             records.append(json.loads(line))
         except ValueError:
             logger.warning("%s, line %s is no whole record: left out", run.log, f"{number:,}")
-    if not any(record["kind"] in ("train", "valid") for record in records):
+    if not any(record["kind"] in ("train", "valid") for record in without_undone(records)):
         raise ModelError(f"{run.log} says nothing of training yet", "wait for the first line of mt train")
     return records

@@ -1,7 +1,7 @@
 """From text files to encoded corpora: check, hold out, tokenize, encode, each once and kept in the cache.
 
 The cache is keyed by the checksums of the texts and tokenizers and by the rules applied, so that a text that changed
-is never mistaken for the one encoded.
+is not mistaken for the one encoded; `mt.pipelines.checksums` says when a change is noticed.
 """
 
 import hashlib
@@ -146,8 +146,7 @@ def make_tokenizers(text: CheckedText, config: TokenizerConfig, *, seed: int) ->
     if config.files:
         given = [Tokenizer.load(Path(path)) for path in config.files]
         return given[0], given[-1]
-    share = min(1.0, config.sample_lines / (2 * text.pairs), config.sample_characters / max(1, text.characters))
-    chosen = np.random.default_rng(seed).random(text.pairs) < share
+    chosen = np.random.default_rng(seed).random(text.pairs) < sample_share(text, config)
     sample = (pair for pair, used in zip(text.training_pairs(), chosen, strict=True) if used)
 
     def trained(lines: Iterator[str], side: str) -> Tokenizer:
@@ -168,6 +167,18 @@ def make_tokenizers(text: CheckedText, config: TokenizerConfig, *, seed: int) ->
     )
 
 
+def sample_share(text: CheckedText, config: TokenizerConfig) -> float:
+    """How large a part of the pairs tokenizers are trained on."""
+    by_lines = min(1.0, config.sample_lines / (2 * text.pairs))
+    by_characters = config.sample_characters / max(1, text.characters)
+    if by_characters < by_lines:
+        logger.info(
+            "the tokenizer is trained on about %s of %s characters (tokenizer.sample_characters)",
+            f"{config.sample_characters:,}", f"{text.characters:,}",
+        )  # fmt: skip
+    return min(by_lines, by_characters)
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedData:
     """Encoded corpora, and what is known of them."""
@@ -178,6 +189,13 @@ class PreparedData:
     valid_references: list[str]
     facts: dict[str, Any]  # pairs, target_tokens, max_length_ratio
     weights: np.ndarray | None  # of each training sentence
+
+    @property
+    def epoch_target_tokens(self) -> int:
+        """Of all training sentences, each as often as an epoch holds it on average."""
+        if self.weights is None:
+            return self.facts["target_tokens"]
+        return int(self.train.target.lengths @ self.weights)
 
 
 def cache_key(checksums: list[Values], tokenizers: tuple[Tokenizer, Tokenizer], **settings: Any) -> str:
@@ -367,7 +385,7 @@ def complete_recipe(
     """The recipe with every "auto" resolved, once the text is encoded."""
     facts = CorpusFacts(
         pairs=data.facts["pairs"],
-        target_tokens=data.facts["target_tokens"],
+        target_tokens=data.epoch_target_tokens,
         vocabularies=(tokenizers[0].size, tokenizers[1].size),
         languages=texts.languages(),
     )

@@ -4,6 +4,7 @@ Precedence: defaults < `--config run.toml` < flags < `--set section.key=value`. 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -44,7 +45,7 @@ class DataConfig:
             raise ConfigError("no training text is given", "mt train --train SOURCE TARGET --output RUN")
         if self.batch_tokens < 1 or self.max_tokens < 2:
             raise ConfigError("data.batch_tokens must be at least 1, data.max_tokens at least 2")
-        if not self.temperature >= 1:
+        if not 1 <= self.temperature < math.inf:
             raise ConfigError(
                 f"data.temperature is {self.temperature:g}", "1 takes corpora as they are; more flattens their sizes"
             )
@@ -206,7 +207,7 @@ class CorpusFacts:
     """What the choices that are left to the program depend on."""
 
     pairs: int
-    target_tokens: int  # of an epoch
+    target_tokens: int  # of an epoch, weights and temperature counted
     vocabularies: tuple[int, int]  # sizes of the source and target tokenizers
     languages: tuple[str, str]
 

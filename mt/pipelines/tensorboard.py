@@ -17,7 +17,7 @@ def import_writer() -> "type[SummaryWriter]":
     except ImportError as error:
         raise ConfigError(
             "training.tensorboard is true, and TensorBoard is not installed",
-            "pip install 'mt-translate[tensorboard]', or --set training.tensorboard=false",
+            "pip install tensorboard, or --set training.tensorboard=false",
         ) from error
     return SummaryWriter
 
@@ -25,14 +25,21 @@ def import_writer() -> "type[SummaryWriter]":
 class Board:
     """Takes the records of a log, from the step on at which this session begins.
 
-    What an earlier session has shown of the steps after it is withdrawn.
+    What has been shown of the steps after it is withdrawn, as it is when training goes back to an earlier step.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self.writer = import_writer()(str(folder), purge_step=step + 1)
+        self.folder = folder
+        self.writer = self.writer_after(step)
+
+    def writer_after(self, step: int) -> "SummaryWriter":
+        return import_writer()(str(self.folder), purge_step=step + 1)
 
     def __call__(self, record: Record) -> None:
         """Show the numbers of a record of kind train or valid, each as `KIND/NAME` over the step."""
+        if record.get("event") == "rolled_back":
+            self.writer.close()
+            self.writer = self.writer_after(record["step"])
         if record["kind"] in ("train", "valid"):
             for name, value in record.items():
                 if type(value) in (int, float) and name != "step":

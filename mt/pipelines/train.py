@@ -111,6 +111,7 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
     if not new:
         check_unchanged(run, texts.checksums)
         if reason := finished(run, settings):
+            texts.remembered.save()
             logger.info("%s is finished (%s); raise a limit to train on", run.path, reason)
             return None
     return Ready(prepare_run(run, settings, texts, compute, start, new=new), compute, start)
@@ -262,10 +263,9 @@ def announce(
 ) -> None:
     """Say what is trained on what, and from where on."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = prepared.data.facts
     logger.info(
         "training %s parameters on %s pairs (%s target tokens an epoch), %s%s %s, %s threads%s",
-        f"{parameters:,}", f"{facts['pairs']:,}", f"{facts['target_tokens']:,}",
+        f"{parameters:,}", f"{prepared.data.facts['pairs']:,}", f"{prepared.data.epoch_target_tokens:,}",
         f"{ranks.count} processes, each " if ranks.count > 1 else "",
         compute.device, compute.precision, torch.get_num_threads(),
         f"; going on from step {progress.step:,}" if progress.step else "",

@@ -173,7 +173,7 @@ def plain_epoch(corpus, batch_tokens, seed, number, weights=None):
 @pytest.mark.parametrize("batch_tokens", [1, 13, 200, 4_999, 10**6])
 @pytest.mark.parametrize("longest", [2, 30, 400])
 def test_an_epoch_is_the_one_that_plain_sorting_and_summing_make(batch_tokens, longest, monkeypatch):
-    monkeypatch.setattr(batching, "BLOCK", 100)
+    monkeypatch.setattr(batching, "DRAWN_AT_A_TIME", 100)
     lengths = np.random.default_rng(longest).integers(1, longest, size=(2, 700))
     corpus = Corpus(*(Side([[7] * length for length in side]) for side in lengths))
     weights = np.random.default_rng(1).choice([0.4, 1.0, 2.5], 700)

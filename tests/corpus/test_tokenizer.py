@@ -240,6 +240,8 @@ def test_a_saved_model_is_the_same_tokenizer(tmp_path, tokenizer):
         ({"type": "word"}, r"tokenizer\.type word is none of unigram, bpe"),
         ({"normalization": "nfd"}, r"tokenizer\.normalization nfd is none of none, nfc, nfkc"),
         ({"files": ("a", "b", "c")}, r"tokenizer\.files has more than two entries"),
+        ({"sample_lines": 0}, r"tokenizer\.sample_lines is 0"),
+        ({"sample_characters": -1}, r"tokenizer\.sample_characters is -1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, message):

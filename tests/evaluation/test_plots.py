@@ -66,8 +66,17 @@ def test_what_a_resumed_run_does_again_counts_and_what_it_undid_does_not():
 
 
 def test_of_two_records_of_a_kind_and_step_the_later_counts():
-    records = [train(4, 6.0), valid(4, 5.0, 1.0), train(4, 7.0), event(4, "decay"), event(4, "resumed")]
-    assert without_undone(records) == [train(4, 7.0), valid(4, 5.0, 1.0), event(4, "decay"), event(4, "resumed")]
+    records = [train(4, 6.0), valid(4, 5.0, 1.0), train(4, 7.0), event(4, "resumed"), event(4, "decay")]
+    assert without_undone(records) == [train(4, 7.0), valid(4, 5.0, 1.0), event(4, "resumed"), event(4, "decay")]
+
+
+@pytest.mark.parametrize("going_on", ["resumed", "rolled_back"])
+def test_a_decay_is_undone_by_going_on_from_the_step_at_which_it_began(going_on):
+    before = [train(2, 6.5), event(2, "decay"), train(4, 6.0)]  # a decay that the checkpoint of step 4 knows of
+    records = [*before, event(4, "decay"), train(6, 5.0), event(4, going_on), train(6, 5.5)]
+    assert without_undone(records) == [*before, event(4, going_on), train(6, 5.5)]
+    again = [event(4, "decay"), train(7, 5.2)]
+    assert without_undone([*records[:-1], *again]) == [*before, event(4, going_on), *again]
 
 
 def test_events_are_marks_across_every_panel():
@@ -110,4 +119,4 @@ def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match="matplotlib is not installed") as caught:
         training_figure({"run": [train(5, 6.0)]})
-    assert caught.value.hint == "pip install 'mt-translate[plot]'"
+    assert caught.value.hint == "pip install matplotlib"

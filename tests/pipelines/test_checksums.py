@@ -1,5 +1,6 @@
 """Checksums that are remembered: a file that was left alone is not read again, any other is."""
 
+import json
 import os
 
 import pytest
@@ -85,6 +86,39 @@ def test_a_damaged_memory_is_none(tmp_path, text, read, damage):
     assert taken(tmp_path, text) == checksum(text)
     taken(tmp_path, text)
     assert read == [text]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [None, "0", [], {"stamp": [1, 2, 3, 4]}, {"stamp": 4, "sha256": "0"}, {"size": 4, "sha256": "0"}],
+)
+def test_an_entry_of_another_form_is_passed_over(tmp_path, text, read, entry):
+    (tmp_path / "checksums.json").write_text(json.dumps({str(text): entry, "/a/train.de": entry}))
+    assert taken(tmp_path, text) == taken(tmp_path, text) == checksum(text)
+    assert read == [text]
+
+
+@pytest.mark.parametrize("number", range(4), ids=["size", "modified", "changed", "inode"])
+def test_a_file_that_differs_in_one_number_is_read_again(tmp_path, text, read, number):
+    taken(tmp_path, text)
+    remembered = json.loads((tmp_path / "checksums.json").read_text())
+    remembered[str(text)]["stamp"][number] += 1
+    remembered[str(text)]["sha256"] = "another"
+    (tmp_path / "checksums.json").write_text(json.dumps(remembered))
+    assert taken(tmp_path, text) == checksum(text)
+    assert read == [text, text]
+
+
+def test_processes_that_share_a_cache_remember_what_each_has_taken(tmp_path, text, read):
+    other = tmp_path / "other"
+    other.write_text("two\n")
+    processes = Checksums(tmp_path), Checksums(tmp_path)
+    for process, path in zip(processes, (text, other), strict=True):
+        process.of(path)
+    for process in processes:
+        process.save()
+    assert [taken(tmp_path, path) for path in (text, other)] == [checksum(text), checksum(other)]
+    assert read == [text, other]
 
 
 def test_a_cache_that_cannot_be_written_to_remembers_nothing(tmp_path, text, read):

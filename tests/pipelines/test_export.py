@@ -39,5 +39,5 @@ def test_without_ctranslate2_the_error_says_how_to_install_it(mt, trained, tmp_p
     monkeypatch.setitem(sys.modules, "ctranslate2.specs.common_spec", None)
     outcome = mt("export", trained, "--to", "ctranslate2", "--output", tmp_path / "out")
     assert outcome.code == 2
-    assert "pip install" in outcome.err
+    assert "hint:  pip install ctranslate2\n" in outcome.err
     assert list(tmp_path.iterdir()) == []

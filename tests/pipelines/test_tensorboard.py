@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mt.errors import ExitCode
+from mt.pipelines.tensorboard import Board
 
 ON = ["--set", "training.tensorboard=true"]
 
@@ -42,6 +43,17 @@ def test_a_run_that_goes_on_from_an_earlier_step_shows_each_step_once(train, mt,
     assert not (run / "tensorboard").exists()
 
 
+def test_what_is_undone_by_going_back_is_withdrawn(shown, tmp_path):
+    board = Board(tmp_path, 0)
+    for step, loss in ((10, 6.0), (20, 5.0), (30, 9.0)):
+        board({"kind": "train", "step": step, "loss": loss})
+    board({"kind": "event", "step": 10, "event": "rolled_back", "from_step": 35, "learning_rate_scale": 0.5})
+    board({"kind": "event", "step": 20, "event": "out_of_memory", "micro_batch_tokens": 100})
+    board({"kind": "train", "step": 30, "loss": 4.0})
+    board.close()
+    assert shown(tmp_path) == {"train/loss": [(10, 6.0), (30, 4.0)]}
+
+
 def test_without_tensorboard_training_does_not_begin(train, tmp_path, monkeypatch):
     for module in ("tensorboard", "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -49,6 +61,6 @@ def test_without_tensorboard_training_does_not_begin(train, tmp_path, monkeypatc
     assert outcome.code == ExitCode.USAGE
     assert outcome.err == (
         "error: training.tensorboard is true, and TensorBoard is not installed\n"
-        "hint:  pip install 'mt-translate[tensorboard]', or --set training.tensorboard=false\n"
+        "hint:  pip install tensorboard, or --set training.tensorboard=false\n"
     )
     assert not (tmp_path / "run").exists()

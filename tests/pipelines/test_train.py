@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from itertools import count, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.parallel import CorpusFiles
-from mt.corpus.tokenizer import Tokenizer
+from mt.corpus.tokenizer import Tokenizer, TokenizerConfig
 from mt.errors import ExitCode
 from mt.pipelines import checksums, prepare
 from mt.pipelines import train as pipeline
@@ -30,6 +31,11 @@ def contents(folder: Path) -> dict[str, str]:
     """The checksum of every file in a folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def contents_but_checksums(run: Path) -> dict[str, str]:
+    """Those of a run without its memory of the text files, which every command may add to."""
+    return {name: sha256 for name, sha256 in contents(run).items() if name != "cache/checksums.json"}
 
 
 def log_of(run: Path) -> list[dict]:
@@ -237,8 +243,48 @@ def test_tab_separated_corpora_and_weights_come_from_the_recipe(mt, corpus, tmp_
     assert f"{tsv}: 20 pairs, each 9.682 times an epoch, are 39.2% of it" in outcome.err
 
 
-@pytest.mark.parametrize("temperature", ["0.9", "-1", "nan"])
-def test_a_temperature_below_one_is_refused(train, tmp_path, temperature):
+def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus, tmp_path):
+    """A pair that an epoch holds a thousand times is as many targets to learn from as a thousand pairs."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"""
+        [tokenizer]
+        vocabulary_size = 300
+        [[data.train]]
+        source = "{corpus / "train.en"}"
+        target = "{corpus / "train.de"}"
+        weight = 1000.0
+        [model]
+        preset = "tiny"
+        [training]
+        max_steps = 1
+        threads = 1
+        """
+    )
+    text = ["--valid", corpus / "valid.en", corpus / "valid.de"]
+    outcome = mt("train", "--config", recipe, *text, "--output", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    tokens = 1000 * int(EncodedCorpus(prepared_folder(tmp_path / "run") / "train").target.lengths.sum())
+    assert f"on 300 pairs ({tokens:,} target tokens an epoch)" in outcome.err
+    batch_tokens = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["data"]["batch_tokens"]
+    assert tokens / 400 - 256 < batch_tokens <= tokens / 400  # in steps of 256; without weights 1,024, the fewest
+
+
+@pytest.mark.parametrize(
+    ("lines", "characters", "share", "cut_for_characters"),
+    [(10**6, 3_000, 0.25, True), (60, 3_000, 0.1, False), (10**6, 10**6, 1.0, False)],
+)
+def test_a_sample_that_is_cut_for_its_characters_is_said(caplog, lines, characters, share, cut_for_characters):
+    text = prepare.CheckedText(corpora=[], rows=[np.ones(300, bool)], valid=[], characters=12_000, report=[])
+    config = TokenizerConfig(vocabulary_size=300, joint=True, sample_lines=lines, sample_characters=characters)
+    with caplog.at_level("INFO", prepare.__name__):
+        assert prepare.sample_share(text, config) == share
+    line = "the tokenizer is trained on about 3,000 of 12,000 characters (tokenizer.sample_characters)"
+    assert caplog.messages == [line] * cut_for_characters
+
+
+@pytest.mark.parametrize("temperature", ["0.9", "-1", "nan", "inf"])
+def test_a_temperature_below_one_or_without_end_is_refused(train, tmp_path, temperature):
     outcome = train(tmp_path / "run", "--set", f"data.temperature={temperature}", steps=2)
     assert outcome.code == ExitCode.USAGE
     assert f"error: data.temperature is {temperature}" in outcome.err
@@ -621,11 +667,11 @@ def test_the_published_model_is_the_best_or_the_average_of_the_best(trained):
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(train, mt, run):
-    before = contents(run)
+    before = contents_but_checksums(run)
     for outcome in (train(run), mt("train", "--output", run)):
         assert outcome.code == 0
         assert outcome.err == f"{run} is finished (max_steps 40); raise a limit to train on\n"
-    assert contents(run) == before
+    assert contents_but_checksums(run) == before
 
 
 def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
@@ -640,10 +686,10 @@ def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
 
 
 def test_a_lowered_limit_leaves_a_finished_run_as_it_is(mt, run):
-    before = contents(run)
+    before = contents_but_checksums(run)
     outcome = mt("train", "--output", run, "--max-steps", 20)
     assert (outcome.code, f"{run} is finished (max_steps 40)" in outcome.err) == (0, True)
-    assert contents(run) == before
+    assert contents_but_checksums(run) == before
 
 
 def test_more_patience_goes_on_with_a_run_that_lost_it(train, mt, tmp_path):
@@ -805,19 +851,27 @@ def test_text_that_has_changed_is_refused_and_nothing_changes(mt, corpus, tmp_pa
     assert contents(run) == before
 
 
+def reading(*arguments):
+    raise AssertionError("the text is read")
+
+
 def test_text_that_was_left_alone_is_not_read_to_go_on(train, mt, stop_after, monkeypatch, tmp_path):
     monkeypatch.setattr(checksums, "SETTLED_NANOSECONDS", -(1 << 62))
     stop_after(15)
     assert train(tmp_path / "run").code == ExitCode.INTERRUPTED
     monkeypatch.undo()
-
-    def reading(*arguments):
-        raise AssertionError("the text is read")
-
     monkeypatch.setattr(checksums, "checksum", reading)
     monkeypatch.setattr(prepare, "read_pairs", reading)
     outcome = mt("train", "--output", tmp_path / "run", "--max-steps", 20)
     assert outcome.code == 0, outcome.err
+
+
+def test_text_is_read_once_to_say_that_a_run_is_finished(train, run, monkeypatch):
+    (run / "cache" / "checksums.json").unlink(missing_ok=True)
+    monkeypatch.setattr(checksums, "SETTLED_NANOSECONDS", -(1 << 62))
+    assert "is finished" in train(run).err
+    monkeypatch.setattr(checksums, "checksum", reading)
+    assert "is finished" in train(run).err
 
 
 def test_overwrite_starts_anew(train, trained, run):
