@@ -14,7 +14,7 @@ from typing import Any
 from measured import preset_of
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "training.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "data.md")
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 Record = dict[str, Any]
@@ -112,7 +112,26 @@ def choices_table() -> str:
     return lines
 
 
+PHASES = ("check", "tokenizer", "encoding", "epoch", "step")  # of those that are timed, the ones that take time
+
+
+def large_table() -> str:
+    lines = row("pairs", "command", "phase", "seconds", "lines/s", "memory of all processes")
+    lines += row(*["---"] * 6)
+    for record in records("large corpus"):
+        for name, figures in record["runs"].items():
+            for phase in PHASES:
+                if part := figures["phases"].get(phase):
+                    speed = f"{part['lines_per_second']:,}" if "lines_per_second" in part else ""
+                    memory = f"{part['peak_gib']:.2f} GiB"
+                    lines += row(f"{record['pairs']:,}", name, phase, f"{part['seconds']:,.1f}", speed, memory)
+            first = f"{figures['seconds_from_imports_to_first_step']:,.1f}"
+            lines += row(f"{record['pairs']:,}", name, "all before the first step", first, "", "")
+    return lines
+
+
 TABLES = {
+    "large": large_table,
     "training": training_table,
     "speed": speed_table,
     "translation": translation_table,
