@@ -14,7 +14,7 @@ import pytest
 
 from mt.errors import ExitCode
 from mt.training.checkpoint import Checkpoints
-from tests.faults.test_kill import KILLS, SEED, SETTINGS
+from tests.faults.test_kill import KILLS, SEED, SETTINGS, log_of, sessions
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120
@@ -78,10 +78,6 @@ def trains(run: Path, step: int):
     return lambda: step in Checkpoints(run).steps()
 
 
-def logged(run: Path, step: int):
-    return lambda: (run / "log.jsonl").is_file() and f'"step": {step},' in (run / "log.jsonl").read_text()
-
-
 def test_ranks_killed_together_again_and_again_end_as_ranks_that_were_not(start, tmp_path):
     """As when a machine loses its power; bit for bit, for two numbers have but one sum."""
     together = ("--devices", "0,1", "--max-steps", "100")
@@ -89,8 +85,10 @@ def test_ranks_killed_together_again_and_again_end_as_ranks_that_were_not(start,
     assert start(whole, *together).wait(PATIENCE_SECONDS) == 0, messages_of(whole)
     generator = random.Random(SEED)
     for step in sorted(generator.sample(range(1, 90), max(2, KILLS // 2))):
+        count = sessions(killed) + 1
         launcher = start(killed, *together)
-        wait_until(logged(killed, step), killed)
+        wait_until(lambda count=count: sessions(killed) == count, killed)
+        wait_until(lambda step=step: log_of(killed)[-1]["step"] >= step, killed)
         time.sleep(generator.uniform(0, 0.02))
         for process in (launcher.pid, process_of(0, killed), process_of(1, killed)):
             os.kill(process, signal.SIGKILL)
