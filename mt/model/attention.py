@@ -14,15 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt.model.dropout import drop
 from mt.model.packing import Packing
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, H, S, D)
-Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], Tensor]
 
 
-def fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
-    """Attention by PyTorch's fused kernels: (B, H, T, D) from that, twice (B, H, S, D) and bias (B, 1, 1 or T, S)."""
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
+def fused(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float = 0.0
+) -> Tensor:
+    """Attention by PyTorch's fused kernels: (B, H, T, D) from that, twice (B, H, S, D) and bias (B, 1, 1 or T, S).
+
+    `dropout` is the share of weights dropped.
+    """
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=dropout, is_causal=causal)
 
 
 def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
@@ -35,12 +41,16 @@ def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal
     return scores.softmax(-1)
 
 
-def explicit(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+def explicit(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """What `fused` computes, written out: its slow twin."""
-    return attention_weights(queries, keys, bias, causal) @ values
+    return drop(attention_weights(queries, keys, bias, causal), dropout) @ values
 
 
-def explicit_in_float32(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+def explicit_in_float32(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """`explicit` on its arguments in float32, for training on the CPU.
 
     Sentences are too short there for PyTorch's fused kernel to pay, and for every new length bfloat16 products have
@@ -51,15 +61,16 @@ def explicit_in_float32(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
         return x.to(torch.float32, memory_format=torch.contiguous_format)  # in one pass
 
     with torch.autocast(queries.device.type, enabled=False):
-        return explicit(cast(queries), cast(keys), cast(values), bias, causal).to(queries.dtype)
+        return explicit(cast(queries), cast(keys), cast(values), bias, causal, dropout).to(queries.dtype)
 
 
 class MultiHeadAttention(nn.Module):
     """Attention of H heads of size D between projections; `keys_values` and `forward` are called apart."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = dropout  # share of the weights, in training
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
@@ -98,7 +109,7 @@ class MultiHeadAttention(nn.Module):
         queries = self.split(queries)  # (N, H, T, D)
         if N != B:
             queries = queries.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K*T, D)
-        y = self.kernel(queries, keys, values, bias, causal)
+        y = self.kernel(queries, keys, values, bias, causal, self.dropout if self.training else 0.0)
         if N != B:
             y = y.unflatten(2, (-1, T)).transpose(1, 2).flatten(0, 1)  # (N, H, T, D)
         y = y.transpose(1, 2).flatten(2)  # (N, T, E)
@@ -113,9 +124,11 @@ def recording(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     trace: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Kernel:
-        def kernel(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+        def kernel(
+            queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float
+        ) -> Tensor:
             trace[name] = attention_weights(queries, keys, bias, causal)
-            return trace[name] @ values
+            return drop(trace[name], dropout) @ values
 
         return kernel
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from mt.errors import ConfigError
 
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -22,7 +24,9 @@ class ModelConfig:
     decoder_layers: int
     max_positions: int = 1024  # longest sentence in tokens, `</s>` included
     norm_first: bool = True  # layer norm before each sublayer; false: after the residual, as published
-    dropout: float = 0.1  # on embeddings, on what each sublayer adds, and inside the feed-forward network
+    dropout: float = 0.1  # share of the numbers dropped in training from embeddings and from what each sublayer adds
+    attention_dropout: float = 0.0  # from the weights of attention
+    activation_dropout: float = 0.0  # inside the feed-forward network
 
     def __post_init__(self) -> None:
         for name in ("source_vocabulary", "target_vocabulary", "width", "heads", "feed_forward", "max_positions"):
@@ -35,8 +39,9 @@ class ModelConfig:
                 f"model.width {self.width} is not an even multiple of model.heads {self.heads}",
                 "choose a width that the number of heads and 2 divide",
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
+        for name in DROPOUTS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if self.share_embeddings and self.source_vocabulary != self.target_vocabulary:
             raise ConfigError("model.share_embeddings needs one vocabulary for both sides")
 

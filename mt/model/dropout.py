@@ -27,9 +27,13 @@ class SixteenBitDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
         dropped = round(probability * LEVELS)
+        scale = LEVELS / (LEVELS - dropped)
         # In place the comparison leaves 0 and 1 as int16: bools would cost ten times as much.
-        kept = sixteen_bits(x.numel()).ge_(dropped - LEVELS // 2)
-        mask = kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped)).view(x.shape)
+        kept = sixteen_bits(x.numel()).ge_(dropped - LEVELS // 2).view(x.shape)
+        if x.dtype == torch.bfloat16:  # as wide as the numbers drawn: 1 times the bits of `scale` is `scale`
+            mask = kept.mul_(torch.tensor(scale, dtype=x.dtype).view(torch.int16)).view(x.dtype)
+        else:
+            mask = kept.to(x.dtype).mul_(scale)
         ctx.save_for_backward(mask)
         return x * mask
 
@@ -39,16 +43,21 @@ class SixteenBitDropout(torch.autograd.Function):
         return gradients[0] * mask, None
 
 
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Each element of x is 0 with this probability, and else 1 / (1 - probability) times itself."""
+    if probability == 0:
+        return x
+    if x.device.type == "cpu":
+        return SixteenBitDropout.apply(x, probability)
+    return F.dropout(x, probability)
+
+
 class Dropout(nn.Module):
-    """In training each element is 0 with this probability, and else 1 / (1 - probability) times itself."""
+    """`drop` in training, and nothing else."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        if x.device.type == "cpu":
-            return SixteenBitDropout.apply(x, self.probability)
-        return F.dropout(x, self.probability)
+        return drop(x, self.probability) if self.training else x

@@ -6,6 +6,7 @@ packed row, E width, F feed-forward width.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from mt.model.attention import KeysValues, MultiHeadAttention
@@ -15,6 +16,12 @@ from mt.model.dropout import Dropout
 from mt.model.packing import Packing
 
 
+def as_factor(x: Tensor) -> Tensor:
+    """x in the type that products take under autocast: cast once for all products that it enters."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 class FeedForward(nn.Module):
     """max(0, x W1 + b1) W2 + b2, at every position alike (section 3.3)."""
 
@@ -22,7 +29,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.width, config.feed_forward)
         self.outer = nn.Linear(config.feed_forward, config.width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
@@ -42,7 +49,7 @@ class Residual(nn.Module):
         """(N, T, E) -> (N, T, E)."""
         # What is added is cast first: to add two types costs a CPU many times more.
         if self.norm_first:
-            return x + self.dropout(sublayer(self.norm(x))).to(x.dtype)
+            return x + self.dropout(sublayer(as_factor(self.norm(x)))).to(x.dtype)
         return self.norm(x + self.dropout(sublayer(x)).to(x.dtype))
 
 
@@ -51,7 +58,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = MultiHeadAttention(config.width, config.heads)
+        self.self_attention = MultiHeadAttention(config.width, config.heads, config.attention_dropout)
         self.feed_forward = FeedForward(config)
         self.around_self_attention = Residual(config)
         self.around_feed_forward = Residual(config)
@@ -72,8 +79,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = MultiHeadAttention(config.width, config.heads)
-        self.cross_attention = MultiHeadAttention(config.width, config.heads)
+        self.self_attention = MultiHeadAttention(config.width, config.heads, config.attention_dropout)
+        self.cross_attention = MultiHeadAttention(config.width, config.heads, config.attention_dropout)
         self.feed_forward = FeedForward(config)
         self.around_self_attention = Residual(config)
         self.around_cross_attention = Residual(config)

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Of attention: a softmax over fewer keys than a vector register holds takes a CPU many times as long as over so many.
+SHORTEST_ROW = 16
+
 
 class Packing:
     """Where B sentences lie in a row of M tokens; what is left at its end belongs to none of them."""
@@ -21,6 +24,7 @@ class Packing:
         `seen` (1, M) is 0 where a token has no embedding but its position's, else 1.
         """
         B, device = len(lengths), lengths.device
+        longest = max(longest, SHORTEST_ROW)
         self.sentences, self.seen = B, seen
         starts = lengths.cumsum(0) - lengths
         steps = torch.arange(longest, device=device)

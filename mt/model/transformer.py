@@ -19,7 +19,7 @@ from mt.model.attention import MultiHeadAttention
 from mt.model.cache import DecoderState
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
-from mt.model.layers import DecoderLayer, EncoderLayer
+from mt.model.layers import DecoderLayer, EncoderLayer, as_factor
 from mt.model.packing import Packing
 from mt.model.positions import sinusoids
 
@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         x = self.embed(self.source_embedding, source, 0, packing)  # (B, S, E)
         for layer in self.encoder:
             x = layer(x, bias, packing)
-        x = self.encoder_norm(x)
+        x = as_factor(self.encoder_norm(x))
         layers = cast(list[DecoderLayer], list(self.decoder))
         return DecoderState([layer.cross_attention.keys_values(x, packing) for layer in layers], bias)
 

@@ -19,6 +19,7 @@ from mt.device import Compute, choose, keep_freed_memory, launch_number, usable_
 from mt.errors import ConfigError, Interrupted, ModelError
 from mt.files import write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
+from mt.model.config import DROPOUTS
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, Texts, prepare_run
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
@@ -142,7 +143,7 @@ def with_architecture(settings: Settings, start: LoadedModel) -> Settings:
         if own.get(key, value) != value:
             raise ConfigError(f"model.{key} is {value}; the run that --from names has {own[key]}")
     merged = Settings({name: dict(values) for name, values in settings.given.items()})
-    merged.given["model"] = own | {key: value for key, value in said.items() if key == "dropout"}
+    merged.given["model"] = own | {key: value for key, value in said.items() if key in DROPOUTS}
     return merged
 
 

@@ -126,14 +126,13 @@ def token_losses(
     difference = p - q
     p_gradient = ((ratio - from_p).mul_(forward) + shares.first).mul_(p).add_(difference, alpha=backward)
     q_gradient = ((ratio + from_q).mul_(-backward) + shares.second).mul_(q).sub_(difference, alpha=forward)
-    chosen = targets[:, None]
-    unsmoothed = -p_logs.gather(1, chosen).sum()
+    wanted = torch.arange(len(targets), device=targets.device), targets
+    unsmoothed = -p_logs[wanted].sum()
     for share, logs, gradient in ((shares.first, p_logs, p_gradient), (shares.second, q_logs, q_gradient)):
         if share:
-            wanted = -logs.gather(1, chosen).sum()
-            loss = loss + share * ((1 - smoothing) * wanted - smoothing * logs.mean(-1).sum())
+            loss = loss - share * ((1 - smoothing) * logs[wanted].sum() + smoothing * logs.mean(-1).sum())
             gradient -= share * smoothing / logs.size(1)
-            gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, share * (smoothing - 1)))
+            gradient[wanted] -= share * (1 - smoothing)
     return loss, unsmoothed, (p_gradient, q_gradient)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 # Logits that exist at a time: 16 MiB of float32 stay in a CPU's cache; a GPU wants large products, half a gigabyte.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 
-
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, unsmoothed, and of hidden (M, E), weight (V, E)
 
 
@@ -66,15 +65,16 @@ def loss_and_gradients(
     weight_gradient = (-spread * hidden_sum).repeat(len(weight), 1)
     for start in range(0, len(hidden), size):
         chunk = hidden[start : start + size].to(product_type)
-        chosen = targets[start : start + size, None]
+        chosen = targets[start : start + size]
+        wanted = torch.arange(len(chosen), device=chosen.device), chosen
         logits = chunk @ factor.T  # (size, V)
         gradient = logits.softmax(-1)
         gradient[len(chosen) :] = 0  # of padding
         # The norm by the largest logit, whose probability cannot underflow: p = exp(logit - norm).
         real = slice(len(chosen))
         log_norm_sum += (logits[real].amax(-1).float() - gradient[real].amax(-1).float().log()).sum()
-        wanted_sum += logits.gather(1, chosen).sum(dtype=torch.float32)
-        gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, smoothing - 1))
+        wanted_sum += logits[wanted].sum(dtype=torch.float32)
+        gradient[wanted] -= 1 - smoothing  # `scatter_add_` copies all of a bfloat16 matrix on a CPU
         # Cast before they are added: to add two types costs a CPU many times more.
         hidden_gradient[start : start + size] += (gradient @ factor).to(hidden.dtype)
         weight_gradient += (gradient.T @ chunk).to(weight.dtype)

@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mt.model.attention import MultiHeadAttention
 from mt.model.config import ModelConfig
-from mt.model.packing import Packing
+from mt.model.packing import SHORTEST_ROW, Packing
 from mt.model.transformer import Transformer
 
 V, C = 11, 6
@@ -35,13 +35,18 @@ def test_tokens_stand_at_their_positions():
 def test_shapes():
     where = packing((4, 2, 5), rest=3)
     padded = where.pad(torch.randn(1, 14, C))
-    assert padded.shape == (3, 5, C)
+    assert padded.shape == (3, SHORTEST_ROW, C)
     assert where.unpad(padded).shape == (1, 14, C)
-    assert where.mask.shape == (3, 5)
+    assert where.mask.shape == (3, SHORTEST_ROW)
+
+
+def test_longer_sentences_are_padded_to_the_longest_only():
+    where = packing((SHORTEST_ROW + 2, 4), rest=0)
+    assert where.pad(torch.randn(1, SHORTEST_ROW + 6, C)).shape == (2, SHORTEST_ROW + 2, C)
 
 
 @pytest.mark.parametrize("rest", [0, 3])
-@pytest.mark.parametrize("lengths", [(4, 2, 5), (3, 3), (1,)])
+@pytest.mark.parametrize("lengths", [(4, 2, 5), (3, 3), (1,), (18, 2), (17, 17)])
 def test_padding_and_packing_again_changes_nothing(device, lengths, rest):
     where, tokens = packing(lengths, rest, device), sum(lengths)
     x = torch.randn(1, tokens + rest, C, device=device)
@@ -49,12 +54,12 @@ def test_padding_and_packing_again_changes_nothing(device, lengths, rest):
     for sentence, row, length in zip(x[0, :tokens].split(lengths), padded, lengths, strict=True):
         assert torch.equal(row[:length], sentence)
     assert torch.equal(where.unpad(padded)[:, :tokens], x[:, :tokens])
-    assert (where.mask is None) == (len(set(lengths)) == 1)
+    assert (where.mask is None) == (lengths == (17, 17))
     if where.mask is not None:
         assert where.mask.sum(-1).tolist() == list(lengths)
 
 
-@pytest.mark.parametrize("lengths", [(4, 2, 5), (3, 3)])
+@pytest.mark.parametrize("lengths", [(4, 2, 17), (18, 18)])
 def test_gradients_are_those_of_plain_indexing(device, lengths):
     """What the padding and the rest of the row receive is thrown away, as where nothing is padded."""
     where, tokens = packing(lengths, 2, device), sum(lengths)
