@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from mt.model.attention import MultiHeadAttention, attention_weights, explicit, fused, recording
+from mt.model.attention import (
+    MultiHeadAttention,
+    attention_weights,
+    explicit,
+    explicit_in_float32,
+    fused,
+    recording,
+)
 
 B, K, S, T, H, D = 2, 3, 5, 4, 2, 8
 E = H * D
@@ -128,6 +135,18 @@ def test_beams_folded_into_queries_equal_repeated_keys(device, tokens):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("kernel", [fused, explicit, explicit_in_float32])
+def test_dropout_takes_whole_weights_and_keeps_the_mean(device, kernel):
+    """With values of one, an output is the sum of its weights: 1 without dropout; each weight is 0 or doubled."""
+    torch.manual_seed(2)
+    queries, keys = torch.zeros(B, H, 500, D, device=device), torch.zeros(B, H, S, D, device=device)
+    sums = kernel(queries, keys, torch.ones_like(keys), None, False, 0.5)[..., 0]
+    fifths = sums * S / 2  # of S equal weights so many are left
+    torch.testing.assert_close(fifths, fifths.round(), rtol=0, atol=1e-3)
+    assert fifths.unique().numel() > 2
+    assert sums.mean().item() == pytest.approx(1, abs=5 * (1 / S / sums.numel()) ** 0.5)
 
 
 def test_recording_gives_the_weights_and_leaves_the_result_as_it_is(device):

@@ -34,6 +34,8 @@ GOOD = {
         ({"width": 15, "heads": 3}, r"model\.width 15 is not an even multiple of model\.heads 3"),
         ({"dropout": 1.0}, r"model\.dropout is 1\.0; it must be at least 0 and below 1"),
         ({"dropout": -0.1}, r"model\.dropout is -0\.1; it must be at least 0 and below 1"),
+        ({"attention_dropout": 1.0}, r"model\.attention_dropout is 1\.0; it must be at least 0 and below 1"),
+        ({"activation_dropout": 2.0}, r"model\.activation_dropout is 2\.0; it must be at least 0 and below 1"),
         ({"target_vocabulary": 101}, r"model\.share_embeddings needs one vocabulary for both sides"),
     ],
 )

@@ -1,5 +1,7 @@
 """Encoder and decoder layers against those of torch.nn with the same weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -130,3 +132,16 @@ def test_dropout_is_on_what_the_sublayer_adds_and_not_on_the_residual():
     dropped = added.abs() < 1e-5
     torch.testing.assert_close(added[~dropped], torch.full_like(added[~dropped], 6.0))
     assert 0.2 < dropped.float().mean() < 0.8
+
+
+def test_activation_dropout_is_on_the_inner_layer():
+    torch.manual_seed(5)
+    network = FeedForward(replace(config(), activation_dropout=0.5)).train()
+    with torch.no_grad():
+        network.inner.weight.zero_()
+        network.inner.bias.fill_(1.0)  # so that every inner number is 1, and 0 or 2 when some are dropped
+        network.outer.weight.fill_(1.0)
+        network.outer.bias.zero_()
+    sums = network(torch.zeros(1, 1000, E))[0, :, 0]
+    assert set(sums.tolist()) <= {2.0 * kept for kept in range(F + 1)}
+    assert sums.mean().item() == pytest.approx(F, abs=5 * (F / 1000) ** 0.5)  # each number has variance 1

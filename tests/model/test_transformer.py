@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mt.model.attention import fused, recording
-from mt.model.config import PRESETS, ModelConfig
+from mt.model.config import DROPOUTS, PRESETS, ModelConfig
 from mt.model.transformer import Transformer
 
 B, K, S, T, H, D = 2, 3, 5, 4, 2, 8
@@ -291,8 +291,9 @@ def test_recording_sees_every_attention_and_changes_no_logits(device, config):
     assert all(layer.self_attention.kernel is fused for layer in (*model.encoder, *model.decoder))
 
 
-def test_dropout_acts_in_training_only():
-    model, source, target = random_model(replace(SHARED, dropout=0.5)), random_ids(B, S), random_ids(B, T)
+@pytest.mark.parametrize("kind", DROPOUTS)
+def test_each_kind_of_dropout_acts_in_training_only(kind):
+    model, source, target = random_model(replace(SHARED, **{kind: 0.5})), random_ids(B, S), random_ids(B, T)
     assert torch.equal(*(model.decode(target, model.encode(source)) for _ in range(2)))
     model.train()
     assert not torch.equal(*(model.decode(target, model.encode(source)) for _ in range(2)))
