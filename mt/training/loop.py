@@ -16,7 +16,7 @@ import torch
 from mt.corpus.batching import Update
 from mt.errors import Interrupted
 from mt.training.budget import Budget, Progress, Record
-from mt.training.checkpoint import Checkpoints
+from mt.training.checkpoint import Checkpoints, Learned
 from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.guard import FAULTS
 from mt.training.optimizer import OptimizerConfig, learning_rate
@@ -53,6 +53,7 @@ class Trainer:
     """One run's training; `run` goes on from where `budget.progress` stands until a limit, patience or a signal."""
 
     updater: Updater
+    learned: Learned  # what the updater changes, and what follows its weights
     updates: Updates
     validate: Callable[[], Record]  # scores of the model as it stands: loss, bleu, chrf
     publish: Callable[[], None]  # make the model as it stands the one to use
@@ -127,7 +128,7 @@ class Trainer:
         """
         progress, failed_step, failure = self.progress, self.progress.step, diverged(self.progress)
         progress.elapsed_seconds = self.budget.clock.elapsed()
-        roll_back(progress, self.checkpoints, self.model, self.updater.optimizer)
+        roll_back(progress, self.checkpoints, self.learned)
         self.updater.guard.restore(progress.guard)
         self.budget.restart_pace()
         self.meter = Meter(self.compute.device)
@@ -211,7 +212,7 @@ class Trainer:
         progress = self.progress
         progress.elapsed_seconds = self.budget.clock.elapsed()
         progress.guard = self.updater.guard.past()
-        self.checkpoints.save(progress.step, self.model, self.updater.optimizer, progress.record())
+        self.checkpoints.save(progress.step, self.learned, progress.record())
         steps = self.checkpoints.steps()
         sound = [step for step in steps if step <= progress.sound_step][-1:]
         recent = {step for step in steps[-self.config.keep_last :] if step}  # the start only as long as it is `sound`

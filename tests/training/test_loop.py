@@ -21,7 +21,7 @@ from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
 from mt.training import budget, loop, update
 from mt.training.budget import Budget, Clock, Progress
-from mt.training.checkpoint import Checkpoints, load_tensors, weights
+from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.loop import Meter, Trainer
 from mt.training.optimizer import Decay, OptimizerConfig, make_optimizer
@@ -93,6 +93,7 @@ def make_trainer(
     batcher = Batcher(corpus, (SPECIALS, SPECIALS), CPU.device)
     trainer = Trainer(
         updater=updater,
+        learned=Learned(model, updater.optimizer),
         updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1)),
         validate=lambda: {"loss": 1.0, "chrf": 1.0, "bleu": next(upcoming)},
         publish=lambda: None,
@@ -150,10 +151,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
     first = make_trainer(tmp_path / "parts", interrupted=lambda: next(calls) == stop_at, **schedule)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; everything up to here is saved"):
         first.run()
-    fresh = make_trainer(tmp_path / "parts", **schedule)
-    progress = Progress.of(fresh.checkpoints.load(stop_at, fresh.model, fresh.updater.optimizer))
-    second = make_trainer(tmp_path / "parts", progress=progress, **schedule)
-    second.checkpoints.load(stop_at, second.model, second.updater.optimizer)
+    second = resumed(tmp_path / "parts", **schedule)
+    assert second.progress.step == stop_at
     events = events_of(second)
     second.run()
 
@@ -271,7 +270,7 @@ def resumed(folder, **given) -> Trainer:
     checkpoints = Checkpoints(folder)
     step = checkpoints.steps()[-1]
     trainer = make_trainer(folder, progress=Progress.of(checkpoints.state(step)), **given)
-    checkpoints.load(step, trainer.model, trainer.updater.optimizer)
+    checkpoints.load(step, trainer.learned)
     return trainer
 
 
