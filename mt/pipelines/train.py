@@ -43,6 +43,7 @@ from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
 from mt.training.config import TrainingConfig
 from mt.training.consistency import Consistency
 from mt.training.loop import Trainer, Updates
+from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import make_optimizer
 from mt.training.update import Updater
 
@@ -156,7 +157,8 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute, ready.start, ranks)
     model = updater.model
-    learned = Learned(model, updater.optimizer)
+    ema_decay = config.training.ema_decay
+    learned = Learned(model, updater.optimizer, MovingAverage(weights(model), ema_decay) if ema_decay else None)
     checkpoints = SharedCheckpoints(run.path, ranks)
     progress = restore(checkpoints, learned, (config.training.max_steps, config.training.max_minutes))
     clock = SharedClock(request.started, progress.elapsed_seconds, ranks)

@@ -159,6 +159,8 @@ class Trainer:
         step = self.progress.step + 1
         torch.manual_seed((self.config.seed * 1_000_003 + step) % 2**63)
         outcome = self.updater(update, self.learning_rate(step))
+        if self.learned.moving_average:
+            self.learned.moving_average.follow(step)
         self.meter.add(outcome, update.target_tokens)
         self.progress.target_tokens += update.target_tokens
 
@@ -197,7 +199,7 @@ class Trainer:
         self.meter.since += took  # the rate of training is not that of translating
         progress = self.progress
         progress.validation_seconds = max(progress.validation_seconds, took)
-        score = -scores["loss"] if self.validation.metric == "loss" else scores[self.validation.metric]
+        score = self.validation.score(scores)
         gained = not progress.best or score > progress.best[0][0]
         progress.validations_without_gain = 0 if gained else progress.validations_without_gain + 1
         ranked = sorted([*progress.best, (score, progress.step)], key=lambda entry: (-entry[0], entry[1]))
