@@ -86,6 +86,9 @@ def evaluate(run: RunFolder, source: Path, reference: Path, device: str) -> list
     ]
 
 
+AVERAGES = ("averaged", "moving_average")  # events: what was validated at the end, and may have become the model
+
+
 def training_figures(run: RunFolder) -> dict[str, Any]:
     """Steps, time, speed and memory from log.jsonl, and how validation went."""
     records = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
@@ -104,7 +107,10 @@ def training_figures(run: RunFolder) -> dict[str, Any]:
         "target_tokens_per_second_median": statistics.median(record["target_tokens_per_second"] for record in steps),
         "peak_memory_gib": max(record["memory_gib"] for record in steps),
         "times_resumed": sum(event["event"] == "resumed" for event in events),
-        "averaged": next((event for event in reversed(events) if event["event"] == "averaged"), None),
+        **{
+            average: next((event for event in reversed(events) if event["event"] == average), None)
+            for average in AVERAGES
+        },
         "validation": [
             {key: record[key] for key in ("step", "loss", "bleu", "chrf")}
             for record in records

@@ -29,5 +29,8 @@ class MovingAverage:
 
 
 def decay_at(step: int, decay: float) -> float:
-    """What is kept of the average at an update: little in the first ones, so that early weights are soon forgotten."""
+    """What is kept of the average at an update: less in the first ones, so that early weights are soon forgotten.
+
+    The warm-up is that of TensorFlow's ExponentialMovingAverage.
+    """
     return min(decay, (1 + step) / (10 + step))
