@@ -21,6 +21,7 @@ from mt.pipelines.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "sentencepiece", "sacrebleu", "numpy")
+AVERAGES = ("averaged", "moving_average")  # events: what was validated at the end, and may have become the model
 
 
 class Failure(Exception):
@@ -84,9 +85,6 @@ def evaluate(run: RunFolder, source: Path, reference: Path, device: str) -> list
     return json.loads(mt("evaluate", "--model", str(run.path), *files, "--device", device, "--format", "json"))[
         "metrics"
     ]
-
-
-AVERAGES = ("averaged", "moving_average")  # events: what was validated at the end, and may have become the model
 
 
 def training_figures(run: RunFolder) -> dict[str, Any]:
