@@ -21,6 +21,7 @@ from mt.pipelines.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "sentencepiece", "sacrebleu", "numpy")
+AVERAGES = ("averaged", "moving_average")  # events: what was validated at the end, and may have become the model
 
 
 class Failure(Exception):
@@ -104,7 +105,10 @@ def training_figures(run: RunFolder) -> dict[str, Any]:
         "target_tokens_per_second_median": statistics.median(record["target_tokens_per_second"] for record in steps),
         "peak_memory_gib": max(record["memory_gib"] for record in steps),
         "times_resumed": sum(event["event"] == "resumed" for event in events),
-        "averaged": next((event for event in reversed(events) if event["event"] == "averaged"), None),
+        **{
+            average: next((event for event in reversed(events) if event["event"] == average), None)
+            for average in AVERAGES
+        },
         "validation": [
             {key: record[key] for key in ("step", "loss", "bleu", "chrf")}
             for record in records

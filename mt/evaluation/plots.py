@@ -40,7 +40,8 @@ COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#C
 MARKERS = ("o", "s", "^", "D", "v", "P")
 NEUTRAL = "#666666"
 KINDS = {"train": "training", "valid": "validation"}
-MARKS = {"decay": "--", "resumed": ":", "averaged": "-."}  # line styles of events; of others: a solid line
+# Line styles of events; of others: a solid line.
+MARKS: dict[str, Any] = {"decay": "--", "resumed": ":", "averaged": "-.", "moving_average": (0, (1, 5))}
 UNMARKED = ("started", "finished")  # both ends of the axis say so
 GOING_ON = ("resumed", "rolled_back")  # from a checkpoint
 STYLE: dict[Any, Any] = {

@@ -4,15 +4,12 @@ import logging
 from itertools import chain
 from pathlib import Path
 
-import torch
-
 from mt.errors import ConfigError, ModelError
-from mt.model.transformer import Transformer
 from mt.pipelines.recipe import Settings, differences
 from mt.pipelines.run_folder import RunFolder
 from mt.settings import Values, read_toml
 from mt.training.budget import Progress
-from mt.training.checkpoint import Checkpoints, sound_steps
+from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +109,7 @@ def finished(run: RunFolder, settings: Settings) -> str:
     return reason
 
 
-def restore(
-    checkpoints: Checkpoints, model: Transformer, optimizer: torch.optim.Optimizer, limits_now: tuple[int, float]
-) -> Progress:
+def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, float]) -> Progress:
     """Where the run stopped; where a limit has been raised, how it stood before its learning rate fell.
 
     A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
@@ -131,7 +126,7 @@ def restore(
         if higher:
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)
-        progress = Progress.of(checkpoints.load(chosen, model, optimizer))
+        progress = Progress.of(checkpoints.load(chosen, learned))
         if higher:
             progress.decay = None  # planned towards the limits of before, as a cosine is from its first step
         steps = [step for step in steps if step <= chosen]

@@ -39,10 +39,11 @@ from mt.pipelines.tensorboard import Board, import_writer
 from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
-from mt.training.checkpoint import load_weights, save_tensors, weights
+from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
 from mt.training.config import TrainingConfig
 from mt.training.consistency import Consistency
 from mt.training.loop import Trainer, Updates
+from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import make_optimizer
 from mt.training.update import Updater
 
@@ -155,9 +156,11 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     prepared, compute, config = ready.prepared, ready.compute, ready.prepared.config
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute, ready.start, ranks)
-    model, optimizer = updater.model, updater.optimizer
+    model = updater.model
+    ema_decay = config.training.ema_decay
+    learned = Learned(model, updater.optimizer, MovingAverage(weights(model), ema_decay) if ema_decay else None)
     checkpoints = SharedCheckpoints(run.path, ranks)
-    progress = restore(checkpoints, model, optimizer, (config.training.max_steps, config.training.max_minutes))
+    progress = restore(checkpoints, learned, (config.training.max_steps, config.training.max_minutes))
     clock = SharedClock(request.started, progress.elapsed_seconds, ranks)
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)
@@ -169,6 +172,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     with stop_on_signals() as asked:
         trainer = Trainer(
             updater=updater,
+            learned=learned,
             updates=updates_of(config, prepared.data, prepared.tokenizers, compute, ranks),
             validate=Validation(run, prepared, model, compute, progress, clock, ranks),
             publish=publish,

@@ -1,10 +1,12 @@
 """How a model does while it trains, and which of its weights are worth keeping."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from operator import attrgetter
 
 import torch
+from torch import Tensor
 
 from mt.corpus.batching import Batcher, BatchSampler
 from mt.decoding.translator import Translator
@@ -84,30 +86,43 @@ class Validation:
         append_text(self.run.samples, text)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Weights that may become those to use."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    score: float
+    event: Record = field(default_factory=dict)  # what the log says of them
+
+
+def judged(trainer: Trainer, name: str, tensors: dict[str, Tensor], event: Record) -> Candidate:
+    """Validate weights, which the model then has."""
+    load_weights(trainer.model, tensors, name)
+    trainer.model.eval()
+    scores = trainer.validate()
+    return Candidate(name, tensors, trainer.validation.score(scores), {"kind": "event", **event, **scores})
+
+
 def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
-    """Leave in the run folder the best weights, or the average of the best ones where that scores better."""
+    """Leave in the run folder the best weights, or the average of the best ones or over time where it scores better."""
     sound = set(sound_steps(trainer.checkpoints, sorted(step for _, step in trainer.progress.best)))
     best = [(score, step) for score, step in trainer.progress.best if step in sound]
     if not best:
         return  # the best weights were written when they were found
     paths = [trainer.checkpoints.path(step) / "model.safetensors" for _, step in best]
-    chosen = load_tensors(paths[0])
+    candidates = [Candidate("the best checkpoint", load_tensors(paths[0]), best[0][0])]
     if len(best) > 1:
-        averaged = average(paths)
-        load_weights(trainer.model, averaged, "the average of the best checkpoints")
-        trainer.model.eval()
-        scores = trainer.validate()
-        metric = trainer.validation.metric
-        score = -scores["loss"] if metric == "loss" else scores[metric]
-        better = score > best[0][0]
-        if better:
-            chosen = averaged
-        trainer.log(
-            {"kind": "event", "event": "averaged", "steps": [step for _, step in best], **scores, "chosen": better}
-        )
-        logger.info(
-            "the average of the %s best checkpoints has %s %.2f on validation, the best one %.2f: %s is kept",
-            len(best), metric, abs(score), abs(best[0][0]), "the average" if better else "the best one",
-        )  # fmt: skip
+        event: Record = {"event": "averaged", "steps": [step for _, step in best]}
+        candidates.append(judged(trainer, f"the average of the {len(best)} best", average(paths), event))
+    if moving_average := trainer.learned.moving_average:
+        event = {"event": "moving_average", "decay": moving_average.decay}
+        candidates.append(judged(trainer, "the moving average", moving_average.weights, event))
+    chosen = max(candidates, key=attrgetter("score"))  # of equals the first
+    for candidate in candidates[1:]:
+        trainer.log({**candidate.event, "chosen": candidate is chosen})
+    if len(candidates) > 1:
+        scores = ", ".join(f"{candidate.name} {abs(candidate.score):.2f}" for candidate in candidates)
+        logger.info("%s on validation: %s; %s is kept", trainer.validation.metric, scores, chosen.name)
     if ranks.first:
-        save_tensors(run.model, chosen)
+        save_tensors(run.model, chosen.tensors)

@@ -77,11 +77,12 @@ class Budget:
     def time_limit(self) -> float:
         """Seconds of the command after which updates must end, so that it ends in time.
 
-        What comes after: the last validation, that of the averaged weights, and writing them.
+        What comes after: the last validation, those of averaged weights, and writing the best.
         """
         budget = self.config.max_minutes * 60
         known = self.progress.validation_seconds
-        return budget - (2.5 * known + 2.0 if known else 0.1 * budget)
+        validations = 3.5 if self.config.ema_decay else 2.5
+        return budget - (validations * known + 2.0 if known else 0.1 * budget)
 
     def seconds_a_step(self) -> float:
         return (self.clock.elapsed() - self.session_start) / (self.progress.step - self.session_step)

@@ -1,13 +1,15 @@
 """Weights and training states on disk: safetensors and JSON, nothing executable, whole or absent.
 
-A checkpoint is a folder `step-00012000` with model.safetensors, optimizer.safetensors and, written last, state.json,
-which holds the checksums of the others: a folder without state.json is no checkpoint.
+A checkpoint is a folder `step-00012000` with model.safetensors, optimizer.safetensors, average.safetensors where the
+run has a moving average, and, written last, state.json, which holds the checksums of the others: a folder without
+state.json is no checkpoint.
 """
 
 import logging
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from mt.errors import DataError, ModelError
 from mt.files import atomic_directory, atomic_file, checksum, read_json, write_json
+from mt.training.moving_average import MovingAverage
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,11 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     """Copy tensors into the model; raises `ModelError` unless names and shapes fit exactly."""
-    own = weights(model)
+    copy_tensors(weights(model), tensors, name)
+
+
+def copy_tensors(own: dict[str, Tensor], tensors: dict[str, Tensor], name: str) -> None:
+    """Copy tensors over those of the same names; raises `ModelError` unless names and shapes fit exactly."""
     problems = [f"no {key}" for key in own.keys() - tensors.keys()]
     problems += [f"unknown {key}" for key in tensors.keys() - own.keys()]
     problems += [
@@ -65,8 +72,8 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], name: str) -> Non
         shown = "; ".join(sorted(problems)[:3]) + (f"; {len(problems) - 3} more" if len(problems) > 3 else "")
         raise ModelError(f"{name} does not fit its config.json: {shown}", "the two files must come from one run")
     with torch.no_grad():
-        for key, parameter in own.items():
-            parameter.copy_(tensors[key])
+        for key, tensor in own.items():
+            tensor.copy_(tensors[key])
 
 
 def average(weight_files: list[Path]) -> dict[str, Tensor]:
@@ -100,6 +107,30 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         optimizer.state[own[name]][number] = tensor.to(own[name].device)
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What training changes: the tensors of a checkpoint."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    moving_average: MovingAverage | None = None  # of the model's weights
+
+    def save(self, folder: Path) -> None:
+        save_tensors(folder / "model.safetensors", weights(self.model))
+        save_tensors(folder / "optimizer.safetensors", optimizer_tensors(self.model, self.optimizer))
+        if self.moving_average:
+            save_tensors(folder / "average.safetensors", self.moving_average.weights)
+
+    def load(self, folder: Path) -> None:
+        """Put everything where it stood when it was saved; raises `ModelError` for files that do not fit."""
+        path = folder / "model.safetensors"
+        load_weights(self.model, load_tensors(path), str(path))
+        load_optimizer(self.model, self.optimizer, load_tensors(folder / "optimizer.safetensors"))
+        if self.moving_average:
+            path = folder / "average.safetensors"
+            copy_tensors(self.moving_average.weights, load_tensors(path), str(path))
+
+
 class Checkpoints:
     """The checkpoints of a run, by step."""
 
@@ -116,15 +147,14 @@ class Checkpoints:
         found = [re.fullmatch(r"step-(\d{8,})", path.parent.name) for path in self.folder.glob("step-*/state.json")]
         return sorted(int(match[1]) for match in found if match)
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    def save(self, step: int, learned: Learned, state: dict[str, Any]) -> None:
         """Write a checkpoint; of one that is there, whose tensors are those of this step, only the state."""
         if (self.path(step) / "state.json").is_file():
             written = self.read_state(step).get(CHECKSUMS, {})
             write_json(self.path(step) / "state.json", {**state, CHECKSUMS: written})
             return
         with atomic_directory(self.path(step)) as folder:
-            save_tensors(folder / "model.safetensors", weights(model))
-            save_tensors(folder / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            learned.save(folder)
             written = {path.name: checksum(path) for path in sorted(folder.iterdir())}
             write_json(folder / "state.json", {**state, CHECKSUMS: written})
 
@@ -150,11 +180,9 @@ class Checkpoints:
             if not same:
                 raise ModelError(f"{path} is damaged: it is not what was written there")
 
-    def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Put model and optimizer where they stood at this step, and return the state saved beside them."""
-        folder = self.path(step)
-        load_weights(model, load_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
-        load_optimizer(model, optimizer, load_tensors(folder / "optimizer.safetensors"))
+    def load(self, step: int, learned: Learned) -> dict[str, Any]:
+        """Put everything learned where it stood at this step, and return the state saved beside it."""
+        learned.load(self.path(step))
         return self.state(step)
 
     def keep(self, steps: set[int]) -> None:

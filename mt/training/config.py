@@ -33,6 +33,7 @@ class TrainingConfig:
     checkpoint_every_steps: int = auto()
     keep_last: int = 5  # checkpoints
     keep_best: int = 3  # checkpoints, and how many of the best are averaged at the end
+    ema_decay: float = 0.0  # an update, of a moving average of the weights; 0.999, say; 0: none is made
     timeout_seconds: float = 600.0  # for which one of several processes may keep the others waiting
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name} is below 1")
         if self.timeout_seconds <= 0:
             raise ConfigError("training.timeout_seconds is not above 0")
-        for name in ("sampling_alpha", "noise_rate", "label_smoothing", "cutoff"):
+        for name in ("sampling_alpha", "noise_rate", "ema_decay", "label_smoothing", "cutoff"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} {getattr(self, name)} is not at least 0 and below 1")
         if self.consistency != "off" and self.consistency not in SHARES:
@@ -78,3 +79,7 @@ class ValidationConfig:
         for name in ("beam", "max_sentences"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"validation.{name} is below 1")
+
+    def score(self, scores: dict[str, float]) -> float:
+        """What of a validation's scores says which weights are best: the larger, the better."""
+        return -scores["loss"] if self.metric == "loss" else scores[self.metric]

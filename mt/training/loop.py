@@ -16,7 +16,7 @@ import torch
 from mt.corpus.batching import Update
 from mt.errors import Interrupted
 from mt.training.budget import Budget, Progress, Record
-from mt.training.checkpoint import Checkpoints
+from mt.training.checkpoint import Checkpoints, Learned
 from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.guard import FAULTS
 from mt.training.optimizer import OptimizerConfig, learning_rate
@@ -53,6 +53,7 @@ class Trainer:
     """One run's training; `run` goes on from where `budget.progress` stands until a limit, patience or a signal."""
 
     updater: Updater
+    learned: Learned  # what the updater changes, and what follows its weights
     updates: Updates
     validate: Callable[[], Record]  # scores of the model as it stands: loss, bleu, chrf
     publish: Callable[[], None]  # make the model as it stands the one to use
@@ -127,7 +128,7 @@ class Trainer:
         """
         progress, failed_step, failure = self.progress, self.progress.step, diverged(self.progress)
         progress.elapsed_seconds = self.budget.clock.elapsed()
-        roll_back(progress, self.checkpoints, self.model, self.updater.optimizer)
+        roll_back(progress, self.checkpoints, self.learned)
         self.updater.guard.restore(progress.guard)
         self.budget.restart_pace()
         self.meter = Meter(self.compute.device)
@@ -158,6 +159,8 @@ class Trainer:
         step = self.progress.step + 1
         torch.manual_seed((self.config.seed * 1_000_003 + step) % 2**63)
         outcome = self.updater(update, self.learning_rate(step))
+        if self.learned.moving_average:
+            self.learned.moving_average.follow(step)
         self.meter.add(outcome, update.target_tokens)
         self.progress.target_tokens += update.target_tokens
 
@@ -196,7 +199,7 @@ class Trainer:
         self.meter.since += took  # the rate of training is not that of translating
         progress = self.progress
         progress.validation_seconds = max(progress.validation_seconds, took)
-        score = -scores["loss"] if self.validation.metric == "loss" else scores[self.validation.metric]
+        score = self.validation.score(scores)
         gained = not progress.best or score > progress.best[0][0]
         progress.validations_without_gain = 0 if gained else progress.validations_without_gain + 1
         ranked = sorted([*progress.best, (score, progress.step)], key=lambda entry: (-entry[0], entry[1]))
@@ -211,7 +214,7 @@ class Trainer:
         progress = self.progress
         progress.elapsed_seconds = self.budget.clock.elapsed()
         progress.guard = self.updater.guard.past()
-        self.checkpoints.save(progress.step, self.model, self.updater.optimizer, progress.record())
+        self.checkpoints.save(progress.step, self.learned, progress.record())
         steps = self.checkpoints.steps()
         sound = [step for step in steps if step <= progress.sound_step][-1:]
         recent = {step for step in steps[-self.config.keep_last :] if step}  # the start only as long as it is `sound`

@@ -2,19 +2,16 @@
 
 from dataclasses import replace
 
-import torch
-from torch import nn
-
 from mt.errors import ModelError
 from mt.training.budget import Progress
-from mt.training.checkpoint import Checkpoints, sound_steps
+from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
 PATIENCE = 20  # updates skipped in a row after which training goes back
 MOST = 3  # times that a run goes back
 
 
-def roll_back(progress: Progress, checkpoints: Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, optimizer and progress where they stood before updates were skipped, and halve the learning rate.
+def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) -> None:
+    """Put what was learned, and progress, where they stood before updates were skipped, and halve the learning rate.
 
     That is the last checkpoint from before the first of them, each time another one.  It is written down there before
     the later ones are deleted, so that a crash at any moment leaves a run that goes back, or has gone back.  Raises
@@ -28,7 +25,7 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, model: nn.Module, op
     if chosen is None:
         raise diverged(progress)
     kept = {step for step in steps if step <= chosen}
-    earlier = Progress.of(checkpoints.load(chosen, model, optimizer))
+    earlier = Progress.of(checkpoints.load(chosen, learned))
     earlier = replace(
         earlier,
         rollbacks=[*progress.rollbacks, chosen],
@@ -39,7 +36,7 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, model: nn.Module, op
         validation_seconds=progress.validation_seconds,
     )
     vars(progress).update(vars(earlier))  # in place: log, budget and validation hold on to it
-    checkpoints.save(chosen, model, optimizer, progress.record())
+    checkpoints.save(chosen, learned, progress.record())
     checkpoints.keep(kept)
 
 

@@ -82,15 +82,16 @@ def test_a_decay_is_undone_by_going_on_from_the_step_at_which_it_began(going_on)
 def test_events_are_marks_across_every_panel():
     records = [
         event(0, "started"), train(5, 6.0), event(7, "decay"), event(8, "rolled_back"), train(10, 4.0),
-        event(10, "averaged"), event(10, "finished"),
+        event(10, "averaged"), event(10, "moving_average"), event(10, "finished"),
     ]  # fmt: skip
     figure = training_figure({"run": records})
     for panel in ("loss", "learning rate"):
         marks = {label: points for label, points in lines(figure, panel).items() if label != "run train"}
         assert {label: {x for x, _ in points} for label, points in marks.items()} == {
             "decay": {7}, "rolled_back": {8}, "averaged": {10},
+            "moving_average": {10},
         }  # fmt: skip
-    assert legend(figure) == ["run", "training", "validation", "averaged", "decay", "rolled back"]
+    assert legend(figure) == ["run", "training", "validation", "averaged", "decay", "moving average", "rolled back"]
 
 
 def test_each_run_keeps_one_colour_and_one_marker_in_all_panels():

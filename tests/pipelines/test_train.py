@@ -54,10 +54,12 @@ def prepared_folder(run: Path) -> Path:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """Both runs came to the same weights, optimizer and published model, bit for bit."""
+    """Both runs came to the same weights, optimizer, moving average and published model, bit for bit."""
     assert last_checkpoint(one).name == last_checkpoint(other).name
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (last_checkpoint(one) / name).read_bytes() == (last_checkpoint(other) / name).read_bytes(), name
+    files = [contents(last_checkpoint(run)) for run in (one, other)]
+    for sums in files:
+        sums.pop("state.json")  # which holds seconds
+    assert files[0] == files[1]
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
@@ -384,10 +386,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (run / "run.toml").read_bytes() == (trained / "run.toml").read_bytes()
 
 
-def test_two_passes_both_directions_and_variations_are_resumed_exactly_too(
+def test_two_passes_both_directions_variations_and_a_moving_average_are_resumed_exactly_too(
     train, mt, stop_after, monkeypatch, tmp_path
 ):
-    changes = ("consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3", "noise_rate=0.1")
+    changes = ("consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3", "noise_rate=0.1", "ema_decay=0.9")
     recipe = [word for change in changes for word in ("--set", f"training.{change}")]
     assert train(tmp_path / "whole", *recipe, steps=20).code == 0
     stop_after(7)
@@ -395,6 +397,10 @@ def test_two_passes_both_directions_and_variations_are_resumed_exactly_too(
     monkeypatch.undo()
     assert mt("train", "--output", tmp_path / "stopped").code == 0
     assert_same_training(tmp_path / "stopped", tmp_path / "whole")
+    assert (last_checkpoint(tmp_path / "whole") / "average.safetensors").is_file()
+    averages = log_of(tmp_path / "whole")[-3:-1]  # before the end
+    assert [record["event"] for record in averages] == ["averaged", "moving_average"]
+    assert sum(record["chosen"] for record in averages) <= 1
     settings = tomllib.loads((tmp_path / "whole" / "run.toml").read_text())["training"]
     assert (settings["consistency_alpha"], settings["cutoff"]) == (3.0, 0.05)
 
@@ -420,11 +426,14 @@ def test_another_choice_brings_its_own_numbers_over_a_complete_recipe(mt, traine
 
 def test_what_an_older_recipe_does_not_know_may_be_said_as_it_was(mt, run):
     recipe = (run / "run.toml").read_text()
-    known = [line for line in recipe.splitlines() if not line.startswith(("consistency = ", "clean = "))]
+    known = [line for line in recipe.splitlines() if not line.startswith(("consistency = ", "clean = ", "ema_decay"))]
     (run / "run.toml").write_text("\n".join(known))
-    outcome = mt("train", "--output", run, "--clean", "safe", "--set", "training.consistency=off")
+    said = ["--set", "training.consistency=off", "--set", "training.ema_decay=0"]
+    outcome = mt("train", "--output", run, "--clean", "safe", *said)
     assert outcome.code == 0, outcome.err
     assert mt("train", "--output", run, "--clean", "strict").code == ExitCode.USAGE
+    outcome = mt("train", "--output", run, "--set", "training.ema_decay=0.9")
+    assert (outcome.code, "training.ema_decay: 0.0 -> 0.9" in outcome.err) == (ExitCode.USAGE, True)
 
 
 def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(start_mt, mt, corpus, tiny_flags, tmp_path):

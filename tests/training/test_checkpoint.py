@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -15,7 +16,8 @@ from torch import nn
 
 from mt.errors import DataError, ModelError
 from mt.training import checkpoint
-from mt.training.checkpoint import Checkpoints, average, load_tensors, load_weights, save_tensors, weights
+from mt.training.checkpoint import Checkpoints, Learned, average, load_tensors, load_weights, save_tensors, weights
+from mt.training.moving_average import EVERY, MovingAverage
 from mt.training.optimizer import OptimizerConfig, make_optimizer
 
 CONFIG = OptimizerConfig(peak_learning_rate=0.1, schedule="constant", warmup_steps=0)
@@ -33,19 +35,20 @@ class Tied(nn.Module):
         self.second.weight = self.first.weight
 
 
-def trained(steps: int, seed: int = 0) -> tuple[Tied, torch.optim.Optimizer]:
+def trained(steps: int, seed: int = 0) -> Learned:
     model = Tied(seed)
-    optimizer = make_optimizer(model, CONFIG)
+    learned = Learned(model, make_optimizer(model, CONFIG), MovingAverage(weights(model), decay=0.5))
     for step in range(steps):
-        step_once(model, optimizer, step)
-    return model, optimizer
+        step_once(learned, step)
+    return learned
 
 
-def step_once(model: Tied, optimizer: torch.optim.Optimizer, step: int) -> None:
+def step_once(learned: Learned, step: int) -> None:
     x = torch.arange(3.0) + step
-    model.second(model.first(x)).square().sum().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    learned.model.second(learned.model.first(x)).square().sum().backward()
+    learned.optimizer.step()
+    learned.optimizer.zero_grad()
+    learned.moving_average.follow((step + 1) * EVERY)
 
 
 def assert_equal(ones: dict, others: dict) -> None:
@@ -122,54 +125,70 @@ def test_weights_that_do_not_fit_are_listed_and_change_nothing():
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
-    model, optimizer = trained(steps=2)
-    Checkpoints(tmp_path).save(2, model, optimizer, {"step": 2})
-    step_once(model, optimizer, 2)
+    learned = trained(steps=2)
+    Checkpoints(tmp_path).save(2, learned, {"step": 2})
+    step_once(learned, 2)
 
-    other, its_optimizer = trained(steps=0, seed=1)
-    assert Checkpoints(tmp_path).load(2, other, its_optimizer) == {"step": 2}
-    step_once(other, its_optimizer, 2)
-    assert_equal(weights(other), weights(model))
+    other = trained(steps=0, seed=1)
+    assert Checkpoints(tmp_path).load(2, other) == {"step": 2}
+    step_once(other, 2)
+    assert_equal(weights(other.model), weights(learned.model))
+    assert_equal(other.moving_average.weights, learned.moving_average.weights)
 
 
 def test_a_checkpoint_from_before_the_first_step_makes_an_optimizer_forget(tmp_path):
-    model, optimizer = trained(steps=0)
-    Checkpoints(tmp_path).save(0, model, optimizer, {"step": 0})
-    step_once(model, optimizer, 0)
-    Checkpoints(tmp_path).load(0, model, optimizer)
-    assert not optimizer.state
-    step_once(model, optimizer, 0)
-    assert_equal(weights(model), weights(trained(steps=1)[0]))
+    learned = trained(steps=0)
+    Checkpoints(tmp_path).save(0, learned, {"step": 0})
+    step_once(learned, 0)
+    Checkpoints(tmp_path).load(0, learned)
+    assert not learned.optimizer.state
+    step_once(learned, 0)
+    assert_equal(weights(learned.model), weights(trained(steps=1).model))
+
+
+def test_a_checkpoint_holds_a_moving_average_and_its_checksum_only_where_there_is_one(tmp_path):
+    checkpoints, learned = Checkpoints(tmp_path), trained(steps=1)
+    checkpoints.save(1, learned, {})
+    assert_equal(load_tensors(checkpoints.path(1) / "average.safetensors"), learned.moving_average.weights)
+    plain = replace(learned, moving_average=None)
+    checkpoints.save(2, plain, {})
+    names = {"model.safetensors", "optimizer.safetensors"}
+    assert checkpoints.read_state(1)["sha256"].keys() == names | {"average.safetensors"}
+    assert checkpoints.read_state(2)["sha256"].keys() == names
+    checkpoints.load(2, plain)
+    (checkpoints.path(1) / "average.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"step-00000001/average\.safetensors"):
+        checkpoints.check(1)
 
 
 def test_a_folder_without_its_state_is_no_checkpoint(tmp_path):
-    model, optimizer = trained(steps=1)
+    learned = trained(steps=1)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == []
     for step in (20, 100_000_000, 3):
-        checkpoints.save(step, model, optimizer, {})
+        checkpoints.save(step, learned, {})
     assert checkpoints.steps() == [3, 20, 100_000_000]
     (checkpoints.path(20) / "state.json").unlink()
     assert checkpoints.steps() == [3, 100_000_000]
 
 
 def test_a_damaged_state_is_a_model_error(tmp_path):
-    model, optimizer = trained(steps=1)
+    learned = trained(steps=1)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, model, optimizer, {})
+    checkpoints.save(1, learned, {})
     (checkpoints.path(1) / "state.json").write_text('{"step": ')
     with pytest.raises(ModelError, match=r"cannot read .*step-00000001/state\.json") as caught:
-        checkpoints.load(1, model, optimizer)
+        checkpoints.load(1, learned)
     assert "the file is damaged" in caught.value.hint
 
 
 @pytest.mark.parametrize("writer", ["save_tensors", "write_json"])
 def test_a_crash_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, monkeypatch, writer):
     checkpoints = Checkpoints(tmp_path)
-    model, optimizer = trained(steps=1)
-    before = {name: tensor.clone() for name, tensor in weights(model).items()}
-    checkpoints.save(1, model, optimizer, {"step": 1})
-    step_once(model, optimizer, 1)
+    learned = trained(steps=1)
+    before = {name: tensor.clone() for name, tensor in weights(learned.model).items()}
+    checkpoints.save(1, learned, {"step": 1})
+    step_once(learned, 1)
 
     def crash(path, content):
         path.write_bytes(b"half")
@@ -177,13 +196,13 @@ def test_a_crash_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, 
 
     monkeypatch.setattr(checkpoint, writer, crash)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(2, model, optimizer, {"step": 2})
+        checkpoints.save(2, learned, {"step": 2})
     monkeypatch.undo()
 
     assert checkpoints.steps() == [1]
-    assert checkpoints.load(1, *trained(steps=0)) == {"step": 1}
+    assert checkpoints.load(1, trained(steps=0)) == {"step": 1}
     assert_equal(load_tensors(checkpoints.path(1) / "model.safetensors"), before)
-    checkpoints.save(2, model, optimizer, {"step": 2})
+    checkpoints.save(2, learned, {"step": 2})
     checkpoints.keep({1, 2})
     assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ["step-00000001", "step-00000002"]
 
@@ -220,25 +239,25 @@ def fail_at(monkeypatch, moment, error):
 @pytest.mark.parametrize("error", [PowerCut(), OSError(errno.ENOSPC, "No space left on device")])
 def test_power_or_space_that_fails_at_any_call_loses_no_checkpoint(tmp_path, monkeypatch, error):
     """Of saving one, and deleting the one before."""
-    model, optimizer = trained(steps=1)
+    learned = trained(steps=1)
     later = trained(steps=2)
-    expected = {1: weights(trained(steps=1)[0]), 2: weights(later[0])}
+    expected = {1: weights(trained(steps=1).model), 2: weights(later.model)}
     for moment in count(1):
         checkpoints = Checkpoints(tmp_path / str(moment))
-        checkpoints.save(1, model, optimizer, {"step": 1})
+        checkpoints.save(1, learned, {"step": 1})
         with monkeypatch.context() as patch:
             failed = fail_at(patch, moment, error)
             try:
-                checkpoints.save(2, *later, {"step": 2})
+                checkpoints.save(2, later, {"step": 2})
                 checkpoints.keep({2})
             except (PowerCut, OSError, DataError):
                 pass
         last = checkpoints.steps()[-1]
         checkpoints.check(last)
-        restored, its_optimizer = trained(steps=0)
-        assert checkpoints.load(last, restored, its_optimizer) == {"step": last}
-        assert_equal(weights(restored), expected[last])
-        checkpoints.save(2, *later, {"step": 2})
+        restored = trained(steps=0)
+        assert checkpoints.load(last, restored) == {"step": last}
+        assert_equal(weights(restored.model), expected[last])
+        checkpoints.save(2, later, {"step": 2})
         checkpoints.keep({2})
         assert [entry.name for entry in checkpoints.folder.iterdir()] == ["step-00000002"]
         if not failed():
@@ -247,10 +266,10 @@ def test_power_or_space_that_fails_at_any_call_loses_no_checkpoint(tmp_path, mon
 
 
 def test_keep_deletes_the_other_checkpoints_and_what_a_crash_left(tmp_path):
-    model, optimizer = trained(steps=1)
+    learned = trained(steps=1)
     checkpoints = Checkpoints(tmp_path)
     for step in (10, 20, 30, 40):
-        checkpoints.save(step, model, optimizer, {})
+        checkpoints.save(step, learned, {})
     (checkpoints.path(40) / "state.json").unlink()
     for remains in (".step-00000050.partial", ".step-00000030.earlier"):
         shutil.copytree(checkpoints.path(30), checkpoints.folder / remains)
@@ -270,19 +289,19 @@ def test_the_average_is_the_mean_of_each_number(tmp_path):
 
 def test_a_disk_that_is_full_while_flushing_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
-    model, optimizer = trained(steps=1)
-    checkpoints.save(1, model, optimizer, {"step": 1})
+    learned = trained(steps=1)
+    checkpoints.save(1, learned, {"step": 1})
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match=r"cannot write .*No space left on device") as caught:
-        checkpoints.save(2, model, optimizer, {"step": 2})
+        checkpoints.save(2, learned, {"step": 2})
     assert "free some space" in caught.value.hint
     monkeypatch.undo()
     assert checkpoints.steps() == [1]
-    assert checkpoints.load(1, *trained(steps=0)) == {"step": 1}
+    assert checkpoints.load(1, trained(steps=0)) == {"step": 1}
     checkpoints.keep({1})
     assert [entry.name for entry in checkpoints.folder.iterdir()] == ["step-00000001"]
 
@@ -303,9 +322,9 @@ def tiny_disk(tmp_path):
 
 def test_a_full_disk_leaves_the_checkpoint_before(tiny_disk):
     checkpoints = Checkpoints(tiny_disk)
-    model, optimizer = trained(steps=1)
-    checkpoints.save(1, model, optimizer, {"step": 1})
+    learned = trained(steps=1)
+    checkpoints.save(1, learned, {"step": 1})
     with pytest.raises(DataError, match="No space left on device"):
-        checkpoints.save(2, model, optimizer, {"step": 2, "filling": "x" * 100_000})
+        checkpoints.save(2, learned, {"step": 2, "filling": "x" * 100_000})
     assert checkpoints.steps() == [1]
-    assert checkpoints.load(1, *trained(steps=0)) == {"step": 1}
+    assert checkpoints.load(1, trained(steps=0)) == {"step": 1}

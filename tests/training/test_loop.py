@@ -21,9 +21,10 @@ from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
 from mt.training import budget, loop, update
 from mt.training.budget import Budget, Clock, Progress
-from mt.training.checkpoint import Checkpoints, load_tensors, weights
+from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.loop import Meter, Trainer
+from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import Decay, OptimizerConfig, make_optimizer
 from mt.training.update import DoesNotFit, Outcome, Updater
 
@@ -74,7 +75,7 @@ def make_trainer(
     training = {
         "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": micro_batch_tokens,
         "validate_every_steps": 5, "checkpoint_every_steps": 5, "log_every_steps": 1,
-        "consistency_alpha": 0.0, "cutoff": 0.0,
+        "consistency_alpha": 0.0, "cutoff": 0.0, "ema_decay": 0.9,
     }  # fmt: skip
     schedule = {"peak_learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0}
     training |= {key: given.pop(key) for key in list(given) if key in TrainingConfig.__dataclass_fields__}
@@ -93,6 +94,7 @@ def make_trainer(
     batcher = Batcher(corpus, (SPECIALS, SPECIALS), CPU.device)
     trainer = Trainer(
         updater=updater,
+        learned=Learned(model, updater.optimizer, MovingAverage(weights(model), config.ema_decay)),
         updates=partial(batcher.updates, BatchSampler(corpus, batch_tokens=60, seed=1)),
         validate=lambda: {"loss": 1.0, "chrf": 1.0, "bleu": next(upcoming)},
         publish=lambda: None,
@@ -150,18 +152,13 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
     first = make_trainer(tmp_path / "parts", interrupted=lambda: next(calls) == stop_at, **schedule)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; everything up to here is saved"):
         first.run()
-    fresh = make_trainer(tmp_path / "parts", **schedule)
-    progress = Progress.of(fresh.checkpoints.load(stop_at, fresh.model, fresh.updater.optimizer))
-    second = make_trainer(tmp_path / "parts", progress=progress, **schedule)
-    second.checkpoints.load(stop_at, second.model, second.updater.optimizer)
+    second = resumed(tmp_path / "parts", **schedule)
+    assert second.progress.step == stop_at
     events = events_of(second)
     second.run()
 
     assert [event["step"] for event in events if event["kind"] == "train"] == list(range(stop_at + 1, 15))
-    for name, tensor in weights(whole.model).items():
-        assert torch.equal(weights(second.model)[name], tensor), name
-    optimizers = [trainer.checkpoints.path(14) / "optimizer.safetensors" for trainer in (whole, second)]
-    assert optimizers[0].read_bytes() == optimizers[1].read_bytes()
+    assert_same_end(whole, second)
     assert (second.progress.epoch, second.progress.position) == (whole.progress.epoch, whole.progress.position)
     assert second.progress.target_tokens == whole.progress.target_tokens
     assert second.progress.decay == whole.progress.decay
@@ -271,12 +268,12 @@ def resumed(folder, **given) -> Trainer:
     checkpoints = Checkpoints(folder)
     step = checkpoints.steps()[-1]
     trainer = make_trainer(folder, progress=Progress.of(checkpoints.state(step)), **given)
-    checkpoints.load(step, trainer.model, trainer.updater.optimizer)
+    checkpoints.load(step, trainer.learned)
     return trainer
 
 
 def assert_same_end(one: Trainer, other: Trainer) -> None:
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    for name in ("model.safetensors", "optimizer.safetensors", "average.safetensors"):
         files = [trainer.checkpoints.path(trainer.progress.step) / name for trainer in (one, other)]
         assert files[0].read_bytes() == files[1].read_bytes(), name
     assert one.progress.guard == other.progress.guard
@@ -386,6 +383,8 @@ def test_what_training_goes_back_to_is_the_checkpoint_and_nothing_later_is_left(
             assert not trainer.updater.optimizer.state[trainer.model.target_embedding.weight]["step"] - 20
             for name, tensor in weights(plain.model).items():
                 assert torch.equal(weights(trainer.model)[name], tensor), name
+            for name, tensor in plain.learned.moving_average.weights.items():
+                assert torch.equal(trainer.learned.moving_average.weights[name], tensor), name
 
     trainer.log = log
     trainer.run()
@@ -612,7 +611,7 @@ def test_minutes_end_training_with_a_validation_even_when_none_are_left(tmp_path
 
 def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkeypatch):
     """Of 60 seconds an update takes 1 and a validation 2; 2.5 validations and 2 seconds are kept for the end: 53."""
-    trainer = make_trainer(tmp_path, max_minutes=1.0, schedule="warmup_stable_decay", decay_fraction=0.3)
+    trainer = make_trainer(tmp_path, max_minutes=1.0, ema_decay=0.0, schedule="warmup_stable_decay", decay_fraction=0.3)
     now = 0.0
 
     def taking(seconds, call):
@@ -638,6 +637,12 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
     assert trainer.checkpoints.state(28)["decay"] is None
     last = trainer.checkpoints.state(38)
     assert (last["decay"], last["elapsed_seconds"]) == ({"start": 28, "steps": 10}, now)
+
+
+def test_the_validation_of_a_moving_average_at_the_end_takes_time_too(tmp_path):
+    for decay, left in ((0.0, 53.0), (0.999, 51.0)):
+        trainer = make_trainer(tmp_path, max_minutes=1.0, ema_decay=decay, progress=Progress(validation_seconds=2.0))
+        assert trainer.budget.time_limit() == left
 
 
 def test_minutes_add_up_over_sessions(tmp_path):
@@ -667,6 +672,8 @@ def test_where_training_stands_survives_the_journey_through_json():
         ({"max_steps": -1}, "training.max_steps is negative"),
         ({"keep_last": 0}, "training.keep_last is below 1"),
         ({"label_smoothing": 1.0}, "training.label_smoothing 1.0 is not at least 0 and below 1"),
+        ({"ema_decay": 1.0}, "training.ema_decay 1.0 is not at least 0 and below 1"),
+        ({"ema_decay": -0.1}, "training.ema_decay -0.1 is not at least 0 and below 1"),
     ],
 )
 def test_an_impossible_training_setting_is_refused(tmp_path, change, message):
