@@ -23,11 +23,11 @@ def literature_scores(hypotheses: Sequence[str], references: Sequence[str], lang
     """BLEU over the lower-cased tokens of Moses, as a list of one metric; none where sacremoses is not installed."""
     if not find_spec("sacremoses"):
         return []
-    systems = [moses_tokens(hypotheses, language)]
     metric = BLEU(tokenize="none", lowercase=True, force=True, references=[moses_tokens(references, language)])
-    [([score], _)] = bootstrap(systems, {LITERATURE: metric})
+    [([score], _)] = bootstrap([moses_tokens(hypotheses, language)], {"BLEU": metric})
     [record] = score_records([score])
-    return [record | {"signature": f"{record['signature']}|moses:{language}-sacremoses-{found('sacremoses')}"}]
+    signature = f"{record['signature']}|moses:{language}-sacremoses-{found('sacremoses')}"
+    return [record | {"name": LITERATURE, "signature": signature}]
 
 
 def moses_tokens(lines: Sequence[str], language: str) -> list[str]:

@@ -104,9 +104,13 @@ def target_language(run: RunFolder) -> str:
     return run.read_config()["languages"]["target"]
 
 
+def log_records(run: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+
+
 def training_figures(run: RunFolder) -> dict[str, Any]:
     """Steps, time, speed and memory from log.jsonl, and how validation went."""
-    records = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    records = log_records(run)
     steps = [record for record in records if record["kind"] == "train"]
     events = [record for record in records if record["kind"] == "event"]
     ends = [event for event in events if event["event"] == "finished"]
