@@ -7,12 +7,13 @@ update, and validation by loss and by BLEU of greedy translations.
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from engines import BATCH_SENTENCES, Generation
-from trainers import Marian, make_adam, padded, peer_loss, peer_update
+from peers import huggingface_shape
+from trainers import GRADIENT_CLIP, LABEL_SMOOTHING, Marian, make_adam, padded, peer_loss, peer_update
 
 from mt.corpus.batching import BatchSampler
 from mt.device import Compute
@@ -136,6 +137,18 @@ class MarianTraining:
         """That of mt's search."""
         limits, positions = self.prepared.decoding, self.prepared.config.model.max_positions
         return min(int(limits.max_length_ratio * source_tokens) + limits.max_length_offset, positions)
+
+    def settings(self) -> dict[str, Any]:
+        config = self.prepared.config
+        return {
+            **asdict(self.schedule),
+            "batch_tokens": config.data.batch_tokens,
+            "label_smoothing": LABEL_SMOOTHING,
+            "gradient_clip": GRADIENT_CLIP,
+            "precision": self.compute.precision,
+            "threads": config.training.threads,
+            "model": {**huggingface_shape(config.model), "dropout": config.model.dropout},
+        }
 
     def figures(self) -> dict[str, Any]:
         """What `train.py` says of a run of mt, under the same names."""

@@ -7,7 +7,6 @@ scored by `train.py --run`, and the two files make rows of one table.
 import argparse
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +122,7 @@ def main() -> None:
     record = circumstances(PACKAGES)
     training = trained(options, started)
     figures = training.figures()
-    config, device = training.prepared.config, training.compute.device.type
+    device = training.compute.device.type
     said = RunFolder(options.run).read_config()
     pair = f"{said['languages']['source']}-{said['languages']['target']}"
     record |= {
@@ -133,14 +132,7 @@ def main() -> None:
         "device": device,
         **test_scores(training, options),
         "training": figures,
-        "settings": {
-            **asdict(training.schedule),
-            "beam": BEAM,
-            "batch_tokens": config.data.batch_tokens,
-            "precision": training.compute.precision,
-            "threads": config.training.threads,
-            "model": asdict(config.model),
-        },
+        "settings": training.settings() | {"beam": BEAM},
         "text": {
             "corpora": corpora_of(said["provenance"]),
             "tokenizers": [checksum(options.run / name) for name in tokenizer_files(said)],
