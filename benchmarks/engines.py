@@ -7,12 +7,15 @@ standard output.  Time runs from text to text: every engine splits into pieces a
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from workers import peak_memory, serve
+
+if TYPE_CHECKING:
+    from mt.corpus.tokenizer import Tokenizer
 
 # Sentences in a batch, where the engine is not mt: see README
 BATCH_SENTENCES = {"cpu": 32, "cuda": 256}
@@ -74,8 +77,58 @@ class Mt:
         return {"batch_tokens": self.translator.batch_tokens, "precision": self.translator.compute.precision}
 
 
-class HuggingFace:
-    """`M2M100ForConditionalGeneration.generate` over sentences sorted by length, the longest first."""
+class Generation:
+    """`generate` of a model in `transformers`, over sentences sorted by length, the longest first."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizers: "tuple[Tokenizer, Tokenizer]",
+        *,
+        beam: int,
+        early_stopping: bool,
+        batch: int,
+        threads: int,
+        max_target_tokens: Callable[[int], int],
+    ) -> None:
+        self.model, self.beam, self.early_stopping, self.batch = model, beam, early_stopping, batch
+        self.reader, self.writer = tokenizers
+        self.threads, self.max_target_tokens = threads, max_target_tokens
+
+    def translate(self, lines: list[str]) -> Output:
+        eos = self.writer.specials.eos
+        sentences = [[*ids, self.reader.specials.eos] for ids in self.reader.encode(lines, self.threads)]
+        order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
+        texts, tokens = [""] * len(lines), 0
+        for start in range(0, len(order), self.batch):
+            batch = order[start : start + self.batch]
+            for i, ids in zip(batch, self.generate([sentences[i] for i in batch]), strict=True):
+                ids = ids[: ids.index(eos)] if eos in ids else ids
+                texts[i] = self.writer.decode(ids)
+                tokens += len(ids) + 1
+        return Output(texts, tokens)
+
+    def generate(self, sentences: list[list[int]]) -> list[list[int]]:
+        """Target ids without `<s>`, padded behind `</s>`."""
+        import torch
+
+        longest, pad = len(sentences[0]), self.reader.specials.pad
+        source = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sentences], device=self.model.device)
+        with torch.inference_mode():
+            found = self.model.generate(
+                input_ids=source,
+                attention_mask=(source != pad).long(),
+                num_beams=self.beam,
+                do_sample=False,
+                length_penalty=1.0,
+                early_stopping=self.early_stopping,
+                max_new_tokens=self.max_target_tokens(longest),
+            )
+        return found[:, 1:].tolist()
+
+
+class HuggingFace(Generation):
+    """The run's weights as `M2M100ForConditionalGeneration`."""
 
     def __init__(self, job: Job) -> None:
         import torch
@@ -89,46 +142,22 @@ class HuggingFace:
         disable_progress_bar()
         torch.set_num_threads(job.threads)
         torch.set_float32_matmul_precision("highest")
-        self.job = job
-        self.tokenizer = Tokenizer.load(Path(job.tokenizers[0]))
         model = M2M100ForConditionalGeneration.from_pretrained(job.converted, dtype=torch.float32).eval()
         set_positions(model, sinusoids(job.max_positions, model.config.d_model))
         self.dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
-        self.model = model.to(device=job.device, dtype=self.dtype)
-
-    def translate(self, lines: list[str]) -> Output:
-        eos = self.tokenizer.specials.eos
-        sentences = [[*ids, eos] for ids in self.tokenizer.encode(lines, self.job.threads)]
-        order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
-        texts, tokens = [""] * len(lines), 0
-        for start in range(0, len(order), self.job.batch):
-            batch = order[start : start + self.job.batch]
-            for i, ids in zip(batch, self.generate([sentences[i] for i in batch]), strict=True):
-                ids = ids[: ids.index(eos)] if eos in ids else ids
-                texts[i] = self.tokenizer.decode(ids)
-                tokens += len(ids) + 1
-        return Output(texts, tokens)
-
-    def generate(self, sentences: list[list[int]]) -> list[list[int]]:
-        """Target ids without `<s>`, padded behind `</s>`."""
-        import torch
-
-        longest, pad = len(sentences[0]), self.tokenizer.specials.pad
-        source = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sentences], device=self.job.device)
-        with torch.inference_mode():
-            found = self.model.generate(
-                input_ids=source,
-                attention_mask=(source != pad).long(),
-                num_beams=self.job.beam,
-                do_sample=False,
-                length_penalty=1.0,
-                early_stopping=self.job.beam > 1,  # as mt does: no more is looked for when all beams have ended
-                max_new_tokens=self.job.max_target_tokens(longest),
-            )
-        return found[:, 1:].tolist()
+        tokenizer = Tokenizer.load(Path(job.tokenizers[0]))
+        super().__init__(
+            model.to(device=job.device, dtype=self.dtype),
+            (tokenizer, tokenizer),
+            beam=job.beam,
+            early_stopping=job.beam > 1,  # as mt does: no more is looked for when all beams have ended
+            batch=job.batch,
+            threads=job.threads,
+            max_target_tokens=job.max_target_tokens,
+        )
 
     def details(self) -> dict[str, Any]:
-        return {"batch_sentences": self.job.batch, "precision": str(self.dtype).removeprefix("torch.")}
+        return {"batch_sentences": self.batch, "precision": str(self.dtype).removeprefix("torch.")}
 
 
 class CTranslate2:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from measured import preset_of
+from scores import LITERATURE, score_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "data.md")
@@ -36,22 +37,54 @@ def device_name(machine: Record, device: str) -> str:
     return machine["gpu"] if device == "cuda" else f"{machine['cpu']}, {machine['cpu_threads']} threads"
 
 
-def training_table() -> str:
-    lines = row("pair", "BLEU", "chrF2", "minutes", "updates", "target tok/s", "parameters", "device")
-    lines += row(*["---"] * 8)
-    for record in records("train"):
-        scores = {metric["name"]: metric["score"] for metric in record["metrics"]}
-        figures = record["training"]
+def quality_table() -> str:
+    lines = row(
+        "pair", "engine", "minutes", "BLEU", "chrF2", "BLEU, lower-cased tokens", "BLEU, source in capitals", "updates",
+        "target tok/s", "parameters", "device",
+    )  # fmt: skip
+    lines += row(*["---"] * 11)
+    for record in sorted(records("train") + records("quality"), key=lambda each: each["pair"]):
+        metrics, figures = record["metrics"], record["training"]
         lines += row(
             record["pair"],
-            f"{scores['BLEU']:.1f}",
-            f"{scores['chrF2']:.1f}",
+            ENGINES[record.get("engine", "mt")],
             f"{figures['minutes']:.0f}",
+            points(metrics, "BLEU"),
+            points(metrics, "chrF2"),
+            points(metrics, LITERATURE),
+            points(record.get("upper_cased", {}).get("metrics", []), "BLEU"),
             f"{figures['steps']:,}",
             f"{figures['target_tokens_per_second_median']:,.0f}",
             f"{figures['parameters'] / 1e6:.1f} M",
             device_name(record["machine"], record["device"]),
         )
+    return lines
+
+
+def points(metrics: list[Record], name: str) -> str:
+    """The score of a metric; blank where it was not computed."""
+    score = score_of(metrics, name)
+    return "" if score is None else f"{score:.1f}"
+
+
+def ablation_table() -> str:
+    lines = row(
+        "pair", "recipe", "settings", "minutes", "BLEU", "BLEU on val", "updates", "time of an update", "device"
+    )
+    lines += row(*["---"] * 9)
+    for record in records("ablation"):
+        for result in record["results"]:
+            lines += row(
+                record["pair"],
+                result["name"],
+                ", ".join(f"`{name}={value}`" for name, value in result["set"].items()),
+                f"{record['minutes']:.0f}",
+                points(result["metrics"], "BLEU"),
+                f"{result['best']['bleu']:.1f}",
+                f"{result['training']['steps']:,}",
+                f"{result['update_cost']:.2f}",
+                device_name(record["machine"], record["device"]),
+            )
     return lines
 
 
@@ -132,7 +165,8 @@ def large_table() -> str:
 
 TABLES = {
     "large": large_table,
-    "training": training_table,
+    "quality": quality_table,
+    "ablation": ablation_table,
     "speed": speed_table,
     "translation": translation_table,
     "choices": choices_table,

@@ -9,18 +9,20 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from measured import circumstances, machine_name, text_record, warn_when_busy, without_folders
+from scores import literature_scores, upper_cased_record
 
 from mt.errors import MTError
-from mt.files import checksum, read_lines, write_json
+from mt.files import checksum, read_lines, write_json, write_text
 from mt.pipelines.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "sentencepiece", "sacrebleu", "numpy")
+PACKAGES = ("torch", "sentencepiece", "sacrebleu", "sacremoses", "numpy")
 AVERAGES = ("averaged", "moving_average")  # events: what was validated at the end, and may have become the model
 
 
@@ -39,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=45, help="of the whole mt train command")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--upper-case", action="store_true", help="also score the test set with its source in capitals")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of train-CORPUS-PAIR-MACHINE.json")
     parser.add_argument("--machine", default="", help="name of this machine in the file's name")
     parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="more flags of mt train")
@@ -66,30 +69,49 @@ def mt(*flags: str) -> str:
     return finished.stdout
 
 
-def train(options: argparse.Namespace, languages: tuple[str, str]) -> None:
+def train(options: argparse.Namespace, languages: tuple[str, str], output: Path, *flags: str) -> None:
+    """Run `mt train` on a corpus folder for some minutes."""
     mt(
         "train",
         *("--train", *pair_of(options.corpus, ("train",), languages)),
         *("--valid", *pair_of(options.corpus, ("val", "valid"), languages)),
-        *("--output", str(options.output)),
+        *("--output", str(output)),
         *("--max-minutes", str(options.minutes)),
         *("--seed", str(options.seed)),
         *("--device", options.device),
-        *options.train_flags,
+        *flags,
     )
 
 
 def evaluate(run: RunFolder, source: Path, reference: Path, device: str) -> list[dict[str, Any]]:
-    """BLEU, chrF2 and TER with their signatures, translating with the run's decoding defaults."""
-    files = ("--source", str(source), "--reference", str(reference))
-    return json.loads(mt("evaluate", "--model", str(run.path), *files, "--device", device, "--format", "json"))[
-        "metrics"
-    ]
+    """BLEU, chrF2 and TER with their signatures, and BLEU as papers have it; the run's decoding defaults hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        hypothesis = Path(folder, "hypothesis")
+        files = ("--source", str(source), "--reference", str(reference), "--output", str(hypothesis))
+        said = mt("evaluate", "--model", str(run.path), *files, "--device", device, "--format", "json")
+        hypotheses, references = list(read_lines(hypothesis)), list(read_lines(reference))
+    return json.loads(said)["metrics"] + literature_scores(hypotheses, references, target_language(run))
+
+
+def evaluate_upper_cased(run: RunFolder, source: Path, reference: Path, device: str) -> list[dict[str, Any]]:
+    """The same scores where every source is in capitals."""
+    with tempfile.TemporaryDirectory() as folder:
+        capitals = Path(folder, source.name)
+        write_text(capitals, "".join(f"{line.upper()}\n" for line in read_lines(source)))
+        return evaluate(run, capitals, reference, device)
+
+
+def target_language(run: RunFolder) -> str:
+    return run.read_config()["languages"]["target"]
+
+
+def log_records(run: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
 
 
 def training_figures(run: RunFolder) -> dict[str, Any]:
     """Steps, time, speed and memory from log.jsonl, and how validation went."""
-    records = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    records = log_records(run)
     steps = [record for record in records if record["kind"] == "train"]
     events = [record for record in records if record["kind"] == "event"]
     ends = [event for event in events if event["event"] == "finished"]
@@ -124,10 +146,15 @@ def provenance(run: RunFolder) -> dict[str, Any]:
         "versions": {key: said[key] for key in ("mt", "python", "torch", "cuda")},
         "command": without_folders(said["command"]),
         "seed": said["seed"],
-        "corpora": [{"file": Path(each["path"]).name, "sha256": each["sha256"]} for each in said["corpora"]],
+        "corpora": corpora_of(said),
         "run_toml": recipe(run),
         "model_sha256": checksum(run.model),
     }
+
+
+def corpora_of(said: dict[str, Any]) -> list[dict[str, str]]:
+    """The texts that a run was made from, and their checksums."""
+    return [{"file": Path(each["path"]).name, "sha256": each["sha256"]} for each in said["corpora"]]
 
 
 def recipe(run: RunFolder) -> dict[str, Any]:
@@ -151,9 +178,12 @@ def main() -> None:
     test = (options.test,) if options.test else ("test*",)
     source, reference = (text(options.corpus, test, language) for language in languages)
     if not options.run:
-        train(options, languages)
+        train(options, languages, options.output, *options.train_flags)
     figures = training_figures(run)
     metrics = evaluate(run, source, reference, options.device)
+    if options.upper_case:
+        capitals = evaluate_upper_cased(run, source, reference, options.device)
+        record["upper_cased"] = upper_cased_record(metrics, capitals)
     device = run_device(run)
     record |= {
         "what": "train",

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from workers import peak_memory, serve
 
 from mt.corpus.batching import BatchSampler, pad_rows
+from mt.corpus.encoded import Pairs
+from mt.corpus.tokenizer import Specials
+from mt.device import Compute
 from mt.model.config import ModelConfig
 from mt.model.positions import sinusoids
 from mt.pipelines.bench_train import Work, run_work, training_of
@@ -31,6 +34,11 @@ from mt.pipelines.recipe import Settings
 
 DROPOUT = 0.1
 LEARNING_RATE = 1e-4  # of the peers; small enough that no warm-up is needed
+LABEL_SMOOTHING = 0.1
+GRADIENT_CLIP = 1.0
+IGNORED = -100  # PyTorch's own mark for targets that do not count
+
+PaddedBatch = tuple[Tensor, Tensor, Tensor]  # source (B, S), target input and targets (B, T)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,20 +66,21 @@ def work_of(job: Job) -> Work:
 class Marian(nn.Module):
     """`MarianMTModel`, called as its documentation shows."""
 
-    def __init__(self, config: ModelConfig, pad: int, eos: int) -> None:
+    def __init__(self, config: ModelConfig, specials: Specials, *, attention_dropout: float = DROPOUT) -> None:
         super().__init__()
         from transformers import MarianConfig, MarianMTModel
 
-        self.pad = pad
+        self.pad = specials.pad
         self.model = MarianMTModel(
             MarianConfig(
                 **huggingface_shape(config),
-                dropout=DROPOUT,
-                attention_dropout=DROPOUT,
+                dropout=config.dropout,
+                attention_dropout=attention_dropout,
                 max_position_embeddings=config.max_positions,
-                pad_token_id=pad,
-                eos_token_id=eos,
-                decoder_start_token_id=pad,
+                pad_token_id=specials.pad,
+                eos_token_id=specials.eos,
+                forced_eos_token_id=specials.eos,
+                decoder_start_token_id=specials.bos,
                 share_encoder_decoder_embeddings=True,
             )
         )
@@ -85,9 +94,9 @@ class Marian(nn.Module):
 class TorchTransformer(nn.Module):
     """`torch.nn.Transformer` between tied embeddings."""
 
-    def __init__(self, config: ModelConfig, pad: int, eos: int) -> None:
+    def __init__(self, config: ModelConfig, specials: Specials) -> None:
         super().__init__()
-        self.pad, self.scale = pad, math.sqrt(config.width)
+        self.pad, self.scale = specials.pad, math.sqrt(config.width)
         self.embedding = nn.Embedding(config.target_vocabulary, config.width)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
         self.transformer = nn.Transformer(
@@ -96,10 +105,10 @@ class TorchTransformer(nn.Module):
             config.encoder_layers,
             config.decoder_layers,
             config.feed_forward,
-            DROPOUT,
+            config.dropout,
             batch_first=True,
         )
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("positions", sinusoids(config.max_positions, config.width))
         self.positions: Tensor
 
@@ -119,48 +128,56 @@ class TorchTransformer(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
 
-PEERS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {"hf": Marian, "torch": TorchTransformer}
+PEERS: dict[str, Callable[[ModelConfig, Specials], nn.Module]] = {"hf": Marian, "torch": TorchTransformer}
 
 
 def peer_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
     """Train without end; an item for each order's updates."""
-    specials = work.specials[1]
-    model = PEERS[job.engine](work.config.model, specials.pad, specials.eos).to(work.compute.device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-9, fused=True)
+    model = PEERS[job.engine](work.config.model, work.specials[1]).to(work.compute.device).train()
+    optimizer = make_adam(model, LEARNING_RATE)
     sampler = BatchSampler(work.corpus, batch_tokens=job.batch_tokens, seed=work.config.training.seed)
     updates = sampler.updates(0, 0)
     while True:
         started, tokens = time.perf_counter(), 0
         for indices, *_ in islice(updates, job.updates):
-            source, target_input, targets = padded(work, indices)
-            with work.compute.autocast():
-                logits = model(source, target_input)  # (B, T, V)
-                loss = F.cross_entropy(
-                    logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1, ignore_index=IGNORED
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            peer_update(model, optimizer, work.compute, padded(work.corpus, work.specials, indices))
             tokens += int(work.corpus.target.lengths[indices].sum())
         work.compute.synchronize()
         yield {"seconds": time.perf_counter() - started, "target_tokens": tokens}
 
 
-IGNORED = -100  # PyTorch's own mark for targets that do not count
+def make_adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    return torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True)
 
 
-def padded(work: Work, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def peer_update(model: nn.Module, optimizer: torch.optim.Adam, compute: Compute, batch: PaddedBatch) -> None:
+    loss = peer_loss(model, compute, batch, LABEL_SMOOTHING)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
+    optimizer.step()
+
+
+def peer_loss(model: nn.Module, compute: Compute, batch: PaddedBatch, label_smoothing: float) -> Tensor:
+    """The mean over target tokens, in nats."""
+    source, target_input, targets = (ids.to(compute.device) for ids in batch)
+    with compute.autocast():
+        logits = model(source, target_input)  # (B, T, V)
+        return F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), label_smoothing=label_smoothing, ignore_index=IGNORED
+        )
+
+
+def padded(corpus: Pairs, specials: tuple[Specials, Specials], indices: np.ndarray) -> PaddedBatch:
     """Source (B, S), target input and targets (B, T) of these sentences."""
-    source, target = work.specials
-    targets = [work.corpus.target[i] for i in indices]
+    source, target = specials
+    targets = [corpus.target[i] for i in indices]
     shifted = [np.append(target.bos, ids[:-1].astype(np.int64)) for ids in targets]
-    made = (
-        pad_rows([work.corpus.source[i] for i in indices], source.pad),
+    return (
+        pad_rows([corpus.source[i] for i in indices], source.pad),
         pad_rows(shifted, target.pad),
         pad_rows(targets, IGNORED),
     )
-    return tuple(ids.to(work.compute.device) for ids in made)  # type: ignore[return-value]
 
 
 def mt_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
