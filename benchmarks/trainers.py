@@ -59,7 +59,8 @@ def work_of(job: Job) -> Work:
     settings = Settings()
     training = {"device": job.device, "precision": job.precision, "threads": job.threads}
     data = {"batch_tokens": job.batch_tokens}
-    settings.add({"model": {"preset": job.preset, "dropout": DROPOUT}, "data": data, "training": training}, "benchmark")
+    model = {"preset": job.preset, "dropout": DROPOUT, "attention_dropout": DROPOUT}
+    settings.add({"model": model, "data": data, "training": training}, "benchmark")
     return run_work(settings, Path(job.run))
 
 

@@ -21,7 +21,7 @@ def train(
     clean: Annotated[str | None, typer.Option(help="Pairs to leave out: off, safe or strict.")] = None,
     source_language: Annotated[str, typer.Option("--source-lang", help="ISO 639 code; else the file's suffix.")] = "",
     target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; else the file's suffix.")] = "",
-    config: Annotated[Path | None, typer.Option(help="Recipe in TOML, such as another run's run.toml.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe in TOML: a file, or a name of mt's own.")] = None,
     preset: Preset = None,
     vocabulary_size: Annotated[
         int | None, typer.Option("--vocab-size", min=1, help="Pieces of the tokenizer, of each when they are two.")
@@ -46,14 +46,13 @@ def train(
 
     Precedence: defaults < --config < flags < --set.
     """
-    from mt.pipelines.recipe import Settings
+    from mt.pipelines.recipe import Settings, read_recipe
     from mt.pipelines.train import TrainRequest
     from mt.pipelines.train import train as train_run
-    from mt.settings import read_toml
 
     settings = Settings()
     if config:
-        settings.add(read_toml(config), str(config))
+        settings.add(read_recipe(config), str(config))
     flags: dict[str, dict[str, Any]] = {
         "tokenizer": {"files": [str(path) for path in tokenizer or []], "vocabulary_size": vocabulary_size},
         "data": {

@@ -18,7 +18,7 @@ from mt.corpus.tokenizer import TokenizerConfig, vocabulary_size_for
 from mt.device import Compute
 from mt.errors import ConfigError
 from mt.model.config import PRESETS, ModelConfig
-from mt.settings import AUTO, Values, auto, build, check_key, convert, defaults, plain
+from mt.settings import AUTO, Values, auto, build, check_key, convert, defaults, plain, read_toml
 from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.consistency import ALPHA, CUTOFF
 from mt.training.optimizer import OptimizerConfig
@@ -113,6 +113,19 @@ SECTIONS: dict[str, type] = {
     "training": TrainingConfig,
     "validation": ValidationConfig,
 }
+
+
+OWN_RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def read_recipe(path: Path) -> Values:
+    """A recipe from a TOML file, or from one of mt's own by its name; raises `ConfigError` for neither."""
+    own = {recipe.stem: recipe for recipe in sorted(OWN_RECIPES.glob("*.toml"))}
+    if path.exists() or path.suffix:
+        return read_toml(path)
+    if str(path) not in own:
+        raise ConfigError(f"there is no file {path}, nor a recipe of that name", f"mt has {', '.join(own)}")
+    return read_toml(own[str(path)])
 
 
 # Settings that "auto" takes from another one.
