@@ -41,7 +41,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 NEUTRAL = "#666666"
 KINDS = {"train": "training", "valid": "validation"}
 MARKS = {"decay": "--", "resumed": ":", "averaged": "-."}  # line styles of events; of others: a solid line
-UNMARKED = ("started", "finished")  # both ends of the axis say so
+UNMARKED = ("started", "finished", "micro_batches", "compiled")  # ends of the axis, and what is no turn of events
 GOING_ON = ("resumed", "rolled_back")  # from a checkpoint
 STYLE: dict[Any, Any] = {
     "font.size": 9,

@@ -72,7 +72,8 @@ def make_trainer(
         )
     )
     training = {
-        "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": micro_batch_tokens,
+        "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "compile": False,
+        "micro_batch_tokens": micro_batch_tokens,
         "validate_every_steps": 5, "checkpoint_every_steps": 5, "log_every_steps": 1,
         "consistency_alpha": 0.0, "cutoff": 0.0,
     }  # fmt: skip
@@ -216,6 +217,7 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         device="cpu",
         precision="fp32",
         threads=1,
+        compile=False,
         consistency_alpha=0.0,
         cutoff=0.0,
         micro_batch_tokens=0,
