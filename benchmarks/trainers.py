@@ -37,7 +37,7 @@ LEARNING_RATE = 1e-4  # of the peers; small enough that no warm-up is needed
 class Job:
     """What is trained, and how."""
 
-    engine: str  # mt | hf | torch
+    engine: str  # mt | hf | hf-compiled | torch
     precision: str  # fp32 | bf16
     run: str  # run folder whose text is used
     preset: str
@@ -119,7 +119,16 @@ class TorchTransformer(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
 
-PEERS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {"hf": Marian, "torch": TorchTransformer}
+def compiled_marian(config: ModelConfig, pad: int, eos: int) -> nn.Module:
+    """`MarianMTModel` as PyTorch compiles it whole, for batches of any shape."""
+    return torch.compile(Marian(config, pad, eos), dynamic=True)  # type: ignore[return-value]
+
+
+PEERS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {
+    "hf": Marian,
+    "hf-compiled": compiled_marian,
+    "torch": TorchTransformer,
+}
 
 
 def peer_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
@@ -165,7 +174,12 @@ def padded(work: Work, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
 
 def mt_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
     for repetition in training_of(work, job.updates):
-        yield {"seconds": repetition.seconds, "target_tokens": repetition.target_tokens, "flops": repetition.flops}
+        yield {
+            "seconds": repetition.seconds,
+            "target_tokens": repetition.target_tokens,
+            "flops": repetition.flops,
+            "parts": repetition.parts,
+        }
 
 
 def answers(job: Job, orders: TextIO) -> Iterator[dict[str, Any]]:
