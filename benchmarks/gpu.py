@@ -126,7 +126,7 @@ def tests(options: argparse.Namespace, until: float) -> str:
     """What pytest says last of the tests on CUDA of the model and of training."""
     chosen = ["tests/model/test_positions.py"] if options.smoke else ["tests/model", "tests/training", "-k", "cuda"]
     seconds = seconds_for_a_part(options, until)
-    command = [sys.executable, "-m", "pytest", "-q", *chosen]
+    command = [sys.executable, "-m", "pytest", *chosen]
     try:
         answer = subprocess.run(
             command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", timeout=seconds, check=False
@@ -239,10 +239,11 @@ def training_of(rung: Rung, work: Work) -> Iterator[dict[str, Any]]:
 
 def kernel_seconds_a_token(training: Iterator[dict[str, Any]]) -> float | None:
     """What kernels of the GPU take together in a repetition, for a target token; None without any."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=activities) as profiled:
+    activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiled:
         repetition = next(training)
-    kernels = [event for event in profiled.events() if event.device_type == DeviceType.CUDA]
+    on_gpu = [event for event in profiled.events() if event.device_type == DeviceType.CUDA]
+    kernels = [event for event in on_gpu if not event.is_user_annotation]  # and not, say, all of a step as one
     microseconds = sum(event.self_device_time_total for event in kernels)
     return microseconds / 1e6 / repetition["target_tokens"] if kernels else None
 

@@ -27,7 +27,7 @@ def test_every_part_is_tried_and_what_was_measured_is_written(tmp_path):
     assert (record["failed"], record["not_reached"]) == ({}, [])
     assert [(each["engine"], each["precision"]) for each in record["results"]][:2] == [("mt", "fp32"), ("mt", "bf16")]
     for each in record["results"]:
-        assert 0 < each["target_tokens_per_second"]["median"]
+        assert each["target_tokens_per_second"]["median"] > 0
         assert each["recompilations"] == 0
         assert each["idle"] is None  # there is no GPU that could be
     assert len(outcome.stdout.splitlines()) >= 4

@@ -26,6 +26,7 @@ from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
 from mt.pipelines.ranks import Ranks
 from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
+from mt.pipelines.reporting import event_line
 from mt.training import update
 from mt.training.checkpoint import Checkpoints, load_tensors
 from mt.training.update import Updater
@@ -569,6 +570,12 @@ def test_an_update_that_does_not_fit_into_memory_is_computed_in_parts_and_nothin
     states = [Checkpoints(run).state(40) for run in (tmp_path / "run", trained)]
     assert states[0]["target_tokens"] == states[1]["target_tokens"]
     assert (states[0]["epoch"], states[0]["position"]) == (states[1]["epoch"], states[1]["position"])
+
+
+def test_the_log_says_what_a_gpu_holds_and_what_was_compiled():
+    found = {"event": "micro_batches", "micro_batch_tokens": 16_384}
+    assert event_line(found) == "the memory of the GPU holds 16,384 target tokens at a time"
+    assert event_line({"event": "compiled", "graphs": 2}) == "graphs compiled since the last line: 2"
 
 
 @pytest.mark.parametrize(
