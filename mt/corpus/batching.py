@@ -262,11 +262,9 @@ class Batcher:
         updates = (made(*update) for update in sampler.updates(epoch, position))
         return ahead(updates, AHEAD) if self.device.type == "cuda" else updates
 
-    def extremes(self, sampler: BatchSampler, micro_batch_tokens: int) -> list[Batch]:
-        """This rank's micro-batches of the updates that take the most memory."""
-        return [
-            part for indices in sampler.extremes() for part in self.own_parts(self.corpus, indices, micro_batch_tokens)
-        ]
+    def parts_of(self, updates: list[np.ndarray], micro_batch_tokens: int) -> list[Batch]:
+        """This rank's micro-batches of some updates, one after another."""
+        return [part for indices in updates for part in self.own_parts(self.corpus, indices, micro_batch_tokens)]
 
     def own_parts(self, pairs: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[Batch]:
         """This rank's share of an update; where sentences are too few, one that brings no target to learn from."""

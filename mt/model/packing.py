@@ -13,7 +13,8 @@ from torch import Tensor
 
 # Of attention: a softmax over fewer keys than a vector register holds takes a CPU many times as long as over so many.
 SHORTEST_ROW = 16
-ROW_MULTIPLE = {"cpu": 1, "cuda": 8}  # of attention: CUDA's kernels would copy a bias whose rows are not aligned
+# A bias whose rows are not aligned is copied by CUDA's kernels of attention, and refused by them in a compiled layer.
+ROW_MULTIPLE = {"cpu": 1, "cuda": 8}
 
 
 class Packing:

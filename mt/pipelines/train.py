@@ -166,6 +166,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
     at_a_time = micro_batch_tokens(config, updater, batcher, sampler, ranks)
     if at_a_time != config.training.micro_batch_tokens:
+        clock.agree()  # on how long that took: it says nothing of the pace of training
         log({"kind": "event", "event": "micro_batches", "micro_batch_tokens": at_a_time})
 
     def publish() -> None:
@@ -245,7 +246,7 @@ def micro_batch_tokens(
     said = config.training.micro_batch_tokens
     if said or not updater.compute.on_cuda:
         return said
-    found = tokens_that_fit(updater, partial(batcher.extremes, sampler), config.data.batch_tokens)
+    found = tokens_that_fit(updater, partial(batcher.parts_of, sampler.extremes()), config.data.batch_tokens)
     return -int(ranks.most(-found)[0])
 
 

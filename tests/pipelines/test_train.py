@@ -606,7 +606,7 @@ def test_a_trial_decides_on_cuda_what_is_computed_at_a_time(monkeypatch, device,
     monkeypatch.setattr(Ranks, "most", lambda ranks, *values: [max(*values, -75)])
     config = SimpleNamespace(training=SimpleNamespace(micro_batch_tokens=said), data=SimpleNamespace(batch_tokens=600))
     updater = SimpleNamespace(compute=Compute(torch.device(device), "fp32"))
-    batcher, sampler = SimpleNamespace(extremes=None), None
+    batcher, sampler = SimpleNamespace(parts_of=lambda *updates: []), SimpleNamespace(extremes=list)
     assert pipeline.micro_batch_tokens(config, updater, batcher, sampler, Ranks(0, 2)) == used
     assert [tokens for _, _, tokens in tried] == ([600] if used == 75 else [])
 

@@ -29,7 +29,7 @@ def updater(device):
 def parts(device):
     corpus = Corpus(200)
     batcher, sampler = Batcher(corpus, (SPECIALS, SPECIALS), device), BatchSampler(corpus, batch_tokens=TOKENS, seed=1)
-    return lambda tokens: batcher.extremes(sampler, tokens)
+    return lambda tokens: batcher.parts_of(sampler.extremes(), tokens)
 
 
 @pytest.fixture
