@@ -142,7 +142,7 @@ def short_run(options: argparse.Namespace, until: float) -> dict[str, Any]:
     texts = sorted(options.corpus.glob("train.*"))[:2]
     steps = 4 if options.smoke else RUN_STEPS
     often = [f"training.{name}={steps // 2}" for name in ("validate_every_steps", "log_every_steps")]
-    small = ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=500"]
+    small = ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=300"]
     small += [f"model.{name}={size}" for name, size in SMOKE.items()]
     with tempfile.TemporaryDirectory() as folder:
         command = [

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 PATIENT = ("--seconds", 3_600, "--part-seconds", 1_200)  # the machine may be busy
-GPU = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+ROOT = Path(__file__).parents[1]
+GPU, DEMO = ROOT / "benchmarks" / "gpu.py", ROOT / "data" / "demo"
 
 
 def run(*flags):
@@ -18,7 +19,11 @@ def run(*flags):
 
 @pytest.mark.slow
 def test_every_part_is_tried_and_what_was_measured_is_written(tmp_path):
-    outcome = run("--output", tmp_path, "--device", "cpu", "--smoke", "--machine", "here", *PATIENT)
+    for language in ("en", "de"):
+        lines = (DEMO / f"train.{language}").read_text(encoding="utf-8").split("\n")[:300]
+        (tmp_path / f"train.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    corpus = ("--corpus", tmp_path)
+    outcome = run("--output", tmp_path, *corpus, "--device", "cpu", "--smoke", "--machine", "here", *PATIENT)
     assert outcome.returncode == 0, outcome.stderr
     record = json.loads((tmp_path / "train-gpu-here.json").read_text())
     assert "passed" in record["tests"]

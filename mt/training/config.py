@@ -19,7 +19,7 @@ class TrainingConfig:
     device: str = auto()  # cpu | cuda
     precision: str = auto()  # fp32 | tf32 | bf16
     threads: int = auto()  # of the CPU
-    compile: bool = auto()  # layers, by PyTorch's compiler: at the start it takes a minute; auto: on CUDA
+    compile: bool = auto()  # the layers, at the start of each session; auto: on CUDA
     bidirectional_epochs: int = 0  # at first, with all pairs in both directions; needs one tokenizer for both sides
     sampling_alpha: float = 0.0  # pieces drawn anew each epoch: unigram 0.3, say; bpe 0.1; 0: always the best ones
     noise_rate: float = 0.0  # share of sources learned in capitals, in title case or mistyped, drawn anew each epoch
