@@ -45,7 +45,7 @@ PaddedBatch = tuple[Tensor, Tensor, Tensor]  # source (B, S), target input and t
 class Job:
     """What is trained, and how."""
 
-    engine: str  # mt | hf | torch
+    engine: str  # mt | hf | hf-compiled | torch
     precision: str  # fp32 | bf16
     run: str  # run folder whose text is used
     preset: str
@@ -129,7 +129,16 @@ class TorchTransformer(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
 
-PEERS: dict[str, Callable[[ModelConfig, Specials], nn.Module]] = {"hf": Marian, "torch": TorchTransformer}
+def compiled_marian(config: ModelConfig, specials: Specials) -> nn.Module:
+    """`MarianMTModel` as PyTorch compiles it whole, for batches of any shape."""
+    return torch.compile(Marian(config, specials), dynamic=True)  # type: ignore[return-value]
+
+
+PEERS: dict[str, Callable[[ModelConfig, Specials], nn.Module]] = {
+    "hf": Marian,
+    "hf-compiled": compiled_marian,
+    "torch": TorchTransformer,
+}
 
 
 def peer_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
@@ -183,7 +192,12 @@ def padded(corpus: Pairs, specials: tuple[Specials, Specials], indices: np.ndarr
 
 def mt_training(job: Job, work: Work) -> Iterator[dict[str, Any]]:
     for repetition in training_of(work, job.updates):
-        yield {"seconds": repetition.seconds, "target_tokens": repetition.target_tokens, "flops": repetition.flops}
+        yield {
+            "seconds": repetition.seconds,
+            "target_tokens": repetition.target_tokens,
+            "flops": repetition.flops,
+            "parts": repetition.parts,
+        }
 
 
 def answers(job: Job, orders: TextIO) -> Iterator[dict[str, Any]]:

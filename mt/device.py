@@ -8,6 +8,7 @@ stay float32; `int8`, for translating on the CPU, rounds the factors of products
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -50,6 +51,23 @@ class Compute:
         """Give back what freed tensors still occupy of the GPU's memory, in pieces that may be too small to use."""
         if self.on_cuda:
             torch.cuda.empty_cache()
+
+    def forget_peak_memory(self) -> None:
+        """Let `memory_gib` begin anew on the GPU; of a process the system remembers it."""
+        if self.on_cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def share_of_free_memory(self, work: Callable[[], object]) -> float:
+        """How much of the GPU's free memory some work takes at its peak; 0 on the CPU, where nobody can tell."""
+        if not self.on_cuda:
+            work()
+            return 0.0
+        self.release_memory()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.forget_peak_memory()
+        work()
+        return (torch.cuda.max_memory_allocated(self.device) - before) / free
 
     def memory_gib(self) -> float:
         """The most memory held at once so far: on the GPU, or resident in the process."""

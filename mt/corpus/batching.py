@@ -187,6 +187,19 @@ class BatchSampler:
             blocks.append(sentences.repeat(copies))
         return np.concatenate(blocks)
 
+    def extremes(self) -> list[np.ndarray]:
+        """The updates of the first epoch that take the most memory, each in its way.
+
+        They have the longest sentence, the most sentences, and the most source tokens.
+        """
+        updates = self.epoch(0)
+        weights = (
+            lambda update: max(self.source_lengths[update].max(), self.target_lengths[update].max()),
+            len,
+            lambda update: self.source_lengths[update].sum(dtype=np.int64),
+        )
+        return [max(updates, key=weight) for weight in weights]
+
     def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """Endless updates from update `position` of `epoch` on, each with the epoch and position that follow it."""
         while True:
@@ -248,6 +261,10 @@ class Batcher:
 
         updates = (made(*update) for update in sampler.updates(epoch, position))
         return ahead(updates, AHEAD) if self.device.type == "cuda" else updates
+
+    def parts_of(self, updates: list[np.ndarray], micro_batch_tokens: int) -> list[Batch]:
+        """This rank's micro-batches of some updates, one after another."""
+        return [part for indices in updates for part in self.own_parts(self.corpus, indices, micro_batch_tokens)]
 
     def own_parts(self, pairs: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[Batch]:
         """This rank's share of an update; where sentences are too few, one that brings no target to learn from."""

@@ -47,7 +47,7 @@ def drop(x: Tensor, probability: float) -> Tensor:
     """Each element of x is 0 with this probability, and else 1 / (1 - probability) times itself."""
     if probability == 0:
         return x
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return SixteenBitDropout.apply(x, probability)
     return F.dropout(x, probability)
 

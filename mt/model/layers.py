@@ -104,7 +104,7 @@ class DecoderLayer(nn.Module):
             keys_values = self.self_attention.keys_values(y, packing)
             if past is not None:
                 return self.self_attention(y, past.extend(keys_values), past_bias)
-            return self.self_attention(y, keys_values, causal=y.size(1) > 1, packing=packing)
+            return self.self_attention(y, keys_values, causal=True, packing=packing)
 
         def look_across(y: Tensor) -> Tensor:
             return self.cross_attention(y, memory, memory_bias, packing=packing)

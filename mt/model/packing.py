@@ -13,6 +13,8 @@ from torch import Tensor
 
 # Of attention: a softmax over fewer keys than a vector register holds takes a CPU many times as long as over so many.
 SHORTEST_ROW = 16
+# A bias whose rows are not aligned is copied by CUDA's kernels of attention, and refused by them in a compiled layer.
+ROW_MULTIPLE = {"cpu": 1, "cuda": 8}
 
 
 class Packing:
@@ -24,7 +26,8 @@ class Packing:
         `seen` (1, M) is 0 where a token has no embedding but its position's, else 1.
         """
         B, device = len(lengths), lengths.device
-        longest = max(longest, SHORTEST_ROW)
+        multiple = ROW_MULTIPLE[device.type]
+        longest = -(-max(longest, SHORTEST_ROW) // multiple) * multiple
         self.sentences, self.seen = B, seen
         starts = lengths.cumsum(0) - lengths
         steps = torch.arange(longest, device=device)
@@ -35,10 +38,10 @@ class Packing:
         self.positions = torch.cat((position, rest))  # (M,) of each token in its sentence
         self.in_sentences = torch.cat((sentence * longest + position, rest))  # (M,) where each stands among B*T
         self.in_row = (starts[:, None] + steps).where(real, 0).flatten()  # (B*T,) the reverse
-        padded = B * longest != tokens
-        self.real_in_sentences = real.flatten()[:, None].float() if padded else None  # (B*T, 1), 1 or 0
-        self.real_in_row = (torch.arange(row, device=device) < tokens)[:, None].float() if row != tokens else None
-        self.mask = real if padded else None  # (B, T), True at real tokens
+        # Also where nothing is padding: what is not there in one batch would have another compiled for it.
+        self.real_in_sentences = real.flatten()[:, None].float()  # (B*T, 1), 1 or 0
+        self.real_in_row = (torch.arange(row, device=device) < tokens)[:, None].float()  # (M, 1)
+        self.mask = real  # (B, T), True at real tokens
 
     def pad(self, x: Tensor) -> Tensor:
         """(1, M, C) -> (B, T, C); what stands in the padding is arbitrary, and finite."""
@@ -55,7 +58,7 @@ class Gather(torch.autograd.Function):
     """Rows of a matrix by number, whose gradient is gathered too: faster than PyTorch's, which adds rows up."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, back: Tensor, used: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor, back: Tensor, used: Tensor) -> Tensor:
         """x (n, C) -> (m, C) by `rows` (m,); `back` (n,) says where each row of x went, where `used` (n, 1) is 1."""
         ctx.save_for_backward(back, used)
         return x.index_select(0, rows)
@@ -64,6 +67,4 @@ class Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         back, used = ctx.saved_tensors
         gradient = gradients[0].index_select(0, back)
-        if used is not None:
-            gradient *= used.to(gradient.dtype)
-        return gradient, None, None, None
+        return gradient.mul_(used.to(gradient.dtype)), None, None, None

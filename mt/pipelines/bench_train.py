@@ -1,13 +1,11 @@
 """`mt bench train`: how fast this machine trains, and how near that is to what its matrix products reach."""
 
 import logging
-import math
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,8 @@ from mt.pipelines.prepare import Texts, complete_recipe, read_or_encode
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.resume import OF_THE_MACHINE
 from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
-from mt.pipelines.train import choose_compute, make_updater, updates_of
+from mt.pipelines.train import batches_of, choose_compute, make_updater, micro_batch_tokens
 from mt.settings import read_toml
-from mt.training.loop import Updates
 from mt.training.optimizer import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -56,7 +53,8 @@ class Work:
 
     config: RunConfig
     corpus: EncodedCorpus
-    updates: Updates
+    batcher: Batcher
+    sampler: BatchSampler
     specials: tuple[Specials, Specials]
     compute: Compute
 
@@ -75,7 +73,7 @@ def run_work(given: Settings, path: Path) -> Work:
     saved, said = read_toml(run.recipe), run.read_config()["provenance"]["settings"].get("training", {})
     for key in OF_THE_MACHINE:
         if key not in said:
-            del saved["training"][key]
+            saved["training"].pop(key, None)  # older recipes lack some
     if "preset" in given.said()["model"]:
         del saved["model"]
     settings = Settings()
@@ -86,8 +84,8 @@ def run_work(given: Settings, path: Path) -> Work:
     data = read_or_encode(run, settings, texts, tokenizers)
     tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
-    updates = updates_of(config, data, tokenizers, compute)
-    return Work(config, data.train, updates, (tokenizers[0].specials, tokenizers[1].specials), compute)
+    batches = batches_of(config, data, tokenizers, compute)
+    return Work(config, data.train, *batches, (tokenizers[0].specials, tokenizers[1].specials), compute)
 
 
 def made_up_work(request: TrainBench, folder: Path) -> Work:
@@ -107,8 +105,7 @@ def made_up_work(request: TrainBench, folder: Path) -> Work:
     write_made_up(folder, sentences, request.vocabulary, config.data.max_tokens)
     corpus, specials = EncodedCorpus(folder), (MADE_UP_SPECIALS, MADE_UP_SPECIALS)
     sampler = BatchSampler(corpus, batch_tokens=config.data.batch_tokens, seed=config.training.seed)
-    batches = partial(Batcher(corpus, specials, compute.device).updates, sampler)
-    return Work(config, corpus, batches, specials, compute)
+    return Work(config, corpus, Batcher(corpus, specials, compute.device), sampler, specials, compute)
 
 
 def write_made_up(folder: Path, sentences: int, vocabulary: int, max_tokens: int) -> None:
@@ -135,9 +132,9 @@ def measure(work: Work, request: TrainBench) -> dict[str, Any]:
     rates = [each.target_tokens / each.seconds for each in repetitions]
     flops = statistics.median(each.flops / each.seconds for each in repetitions)
     memory = compute.memory_gib()
-    parts = math.ceil(config.data.batch_tokens / (config.training.micro_batch_tokens or config.data.batch_tokens))
+    parts = sum(each.parts for each in repetitions)
     source_tokens, target_tokens = (
-        round(config.training.passes * statistics.mean(tokens) / updates / parts)
+        round(config.training.passes * sum(tokens) / parts)
         for tokens in zip(*((each.source_tokens, each.target_tokens) for each in repetitions), strict=True)
     )
     ceiling = matrix_rate(weight_products(config.model, source_tokens, target_tokens), compute)
@@ -148,7 +145,7 @@ def measure(work: Work, request: TrainBench) -> dict[str, Any]:
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
         "batch_tokens": config.data.batch_tokens,
-        "micro_batch_tokens": config.training.micro_batch_tokens,
+        "micro_batch_tokens": round(sum(each.target_tokens for each in repetitions) / parts),
         "target_tokens_per_second": spread(rates),
         "flops_per_second": flops,
         "matrix_flops_per_second": ceiling,
@@ -167,6 +164,7 @@ class Repetition:
     source_tokens: int
     target_tokens: int
     flops: int
+    parts: int  # micro-batches
 
 
 def training_of(work: Work, updates: int) -> Iterator[Repetition]:
@@ -175,7 +173,8 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute)
     updater.model.train()
-    steps = enumerate(work.updates(config.training.micro_batch_tokens, 0, 0), 1)
+    at_a_time = micro_batch_tokens(config, updater, work.batcher, work.sampler)
+    steps = enumerate(work.batcher.updates(work.sampler, at_a_time, 0, 0), 1)
     while True:
         done: list[Batch] = []
         started = time.perf_counter()
@@ -189,7 +188,7 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
             for sides in zip(*((batch.source, batch.target_input) for batch in done), strict=True)
         )
         flops = config.training.passes * training_flops(config.model, source, target)
-        yield Repetition(seconds, int(source.sum()), int(target.sum()), flops)
+        yield Repetition(seconds, int(source.sum()), int(target.sum()), flops, len(done))
 
 
 def matrix_rate(products: list[Product], compute: Compute) -> float:

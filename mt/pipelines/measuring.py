@@ -63,8 +63,7 @@ class PeakMemory:
         self.thread = threading.Thread(target=self.sample, daemon=True)
 
     def __enter__(self) -> "PeakMemory":
-        if self.compute.on_cuda:
-            torch.cuda.reset_peak_memory_stats(self.compute.device)
+        self.compute.forget_peak_memory()
         self.thread.start()
         return self
 

@@ -275,7 +275,11 @@ def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: b
 
 
 def resolve_training(settings: Settings, steps_per_epoch: int, compute: Compute, threads: int) -> TrainingConfig:
-    """Validation comes once an epoch, within bounds, and a checkpoint with it."""
+    """Validation comes once an epoch, within bounds, and a checkpoint with it.
+
+    On a GPU as much of an update is computed at a time as its memory holds; on the CPU so many tokens as its caches
+    like best, which was measured.
+    """
     given = settings.said()["training"]
     often = min(max(200, steps_per_epoch), 5_000, (given.get("max_steps") or 1 << 40) // 10)
     every = given.get("validate_every_steps", max(1, often))
@@ -284,9 +288,10 @@ def resolve_training(settings: Settings, steps_per_epoch: int, compute: Compute,
         "device": compute.device.type,
         "precision": compute.precision,
         "threads": threads,
+        "compile": compute.on_cuda,
         "consistency_alpha": ALPHA.get(given.get("consistency", ""), 0.0),
         "cutoff": CUTOFF.get(given.get("consistency", ""), 0.0),
-        "micro_batch_tokens": (32_768 if compute.on_cuda else 4_096) // passes,
+        "micro_batch_tokens": 0 if compute.on_cuda else 4_096 // passes,
         "validate_every_steps": every,
         "checkpoint_every_steps": every,
     }
@@ -310,7 +315,7 @@ def resolve_optimizer(
 # What may change when a run is continued: how long, how often, where, and at what cost; never what is computed.
 CHANGEABLE = {
     "training": {
-        "max_steps", "max_minutes", "device", "threads", "micro_batch_tokens", "log_every_steps",
+        "max_steps", "max_minutes", "device", "threads", "compile", "micro_batch_tokens", "log_every_steps",
         "tensorboard", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best", "timeout_seconds",
     },
     "validation": {"patience"},

@@ -70,6 +70,10 @@ def event_line(record: Record) -> str:
         case "rolled_back":
             rate = f"at {record['learning_rate_scale']:g} times the learning rate"
             return f"warning: training diverged at step {record['from_step']:,} and goes on from here {rate}"
+        case "micro_batches":
+            return f"the memory of the GPU holds {record['micro_batch_tokens']:,} target tokens at a time"
+        case "compiled":
+            return f"graphs compiled since the last line: {record['graphs']:,}"
         case "out_of_memory":
             return f"warning: out of memory: {record['micro_batch_tokens']:,} target tokens at a time from now on"
     return ""

@@ -20,7 +20,7 @@ RESULTS = {
     "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
 }  # fmt: skip
 # Settings that belong to the machine: left to the program, they are chosen anew when a run is continued.
-OF_THE_MACHINE = ("device", "precision", "threads", "micro_batch_tokens")
+OF_THE_MACHINE = ("device", "precision", "threads", "compile", "micro_batch_tokens")
 
 
 def limits(values: Values) -> tuple[int, float]:

@@ -40,9 +40,11 @@ from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
+from mt.training.compiled import compile_layers
 from mt.training.config import TrainingConfig
 from mt.training.consistency import Consistency
-from mt.training.loop import Trainer, Updates
+from mt.training.loop import Trainer
+from mt.training.memory import tokens_that_fit
 from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import make_optimizer
 from mt.training.update import Updater
@@ -164,6 +166,11 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     clock = SharedClock(request.started, progress.elapsed_seconds, ranks)
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)
+    batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
+    at_a_time = micro_batch_tokens(config, updater, batcher, sampler, ranks)
+    if at_a_time != config.training.micro_batch_tokens:
+        clock.agree()  # on how long that took: it says nothing of the pace of training
+        log({"kind": "event", "event": "micro_batches", "micro_batch_tokens": at_a_time})
 
     def publish() -> None:
         if ranks.first:
@@ -173,12 +180,12 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
         trainer = Trainer(
             updater=updater,
             learned=learned,
-            updates=updates_of(config, prepared.data, prepared.tokenizers, compute, ranks),
+            updates=partial(batcher.updates, sampler),
             validate=Validation(run, prepared, model, compute, progress, clock, ranks),
             publish=publish,
             log=log,
             checkpoints=checkpoints,
-            config=config.training,
+            config=replace(config.training, micro_batch_tokens=at_a_time),
             optimizer_config=config.optimizer,
             validation=config.validation,
             budget=Budget(config.training, config.optimizer, progress, clock),
@@ -206,14 +213,14 @@ def open_log(run: RunFolder, training: TrainingConfig, progress: Progress, clock
     return RunLog(run.log, progress, clock.elapsed, quiet=quiet, total_steps=training.max_steps, board=board)
 
 
-def updates_of(
+def batches_of(
     config: RunConfig,
     data: PreparedData,
     tokenizers: tuple[Tokenizer, Tokenizer],
     compute: Compute,
     ranks: Ranks = ALONE,
-) -> Updates:
-    """The updates of the training text, as the recipe cuts and varies them, or this rank's share of them."""
+) -> tuple[Batcher, BatchSampler]:
+    """What makes the updates of the training text, or this rank's share of them, as the recipe cuts and varies them."""
     training = config.training
     corpus: Pairs = BothWays(data.train) if training.bidirectional_epochs else data.train
     sampler = BatchSampler(
@@ -233,8 +240,18 @@ def updates_of(
             seed=training.seed,
         )
     specials = tokenizers[0].specials, tokenizers[1].specials
-    batcher = Batcher(corpus, specials, compute.device, variation, ranks.rank, ranks.count)
-    return partial(batcher.updates, sampler)
+    return Batcher(corpus, specials, compute.device, variation, ranks.rank, ranks.count), sampler
+
+
+def micro_batch_tokens(
+    config: RunConfig, updater: Updater, batcher: Batcher, sampler: BatchSampler, ranks: Ranks = ALONE
+) -> int:
+    """Target tokens computed at a time: those of the recipe, or what of an update fits into every rank's GPU."""
+    said = config.training.micro_batch_tokens
+    if said or not updater.compute.on_cuda:
+        return said
+    found = tokens_that_fit(updater, partial(batcher.parts_of, sampler.extremes()), config.data.batch_tokens)
+    return -int(ranks.most(-found)[0])
 
 
 def make_updater(
@@ -246,6 +263,8 @@ def make_updater(
         load_weights(model, weights(start.model), str(start.path))
     model.to(compute.device)
     use_fastest_kernel(model, compute)
+    if config.training.compile:
+        compile_layers(model)
     if not compute.on_cuda:
         keep_freed_memory()
     training = config.training

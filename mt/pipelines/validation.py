@@ -19,6 +19,7 @@ from mt.pipelines.ranks import Ranks, SharedClock
 from mt.pipelines.run_folder import RunFolder
 from mt.training.budget import Progress, Record
 from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors, sound_steps
+from mt.training.compiled import as_written
 from mt.training.loop import Trainer
 from mt.training.update import batch_loss
 
@@ -57,12 +58,14 @@ class Validation:
         )
 
     def __call__(self) -> Record:
-        own = [translation.text for translation in self.translator.translate(self.ranks.own(self.sources))]
+        with as_written():
+            own = [translation.text for translation in self.translator.translate(self.ranks.own(self.sources))]
+            loss = self.loss()
         translations = self.ranks.together(own)
         if self.ranks.first:
             self.write_samples(translations)
         language = self.prepared.config.data.target_language
-        record = {"loss": self.loss(), **quick_scores(translations, self.references, language)}
+        record = {"loss": loss, **quick_scores(translations, self.references, language)}
         self.clock.agree()  # on how long it took
         return record
 

@@ -19,6 +19,7 @@ class TrainingConfig:
     device: str = auto()  # cpu | cuda
     precision: str = auto()  # fp32 | tf32 | bf16
     threads: int = auto()  # of the CPU
+    compile: bool = auto()  # the layers, at the start of each session; auto: on CUDA
     bidirectional_epochs: int = 0  # at first, with all pairs in both directions; needs one tokenizer for both sides
     sampling_alpha: float = 0.0  # pieces drawn anew each epoch: unigram 0.3, say; bpe 0.1; 0: always the best ones
     noise_rate: float = 0.0  # share of sources learned in capitals, in title case or mistyped, drawn anew each epoch
@@ -26,7 +27,7 @@ class TrainingConfig:
     consistency: str = "off"  # off | r-drop | simcut: two passes over each sentence are made to predict alike
     consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
     cutoff: float = auto()  # share of embeddings that the second pass does not see; auto: as published
-    micro_batch_tokens: int = auto()  # target tokens computed at a time, or a little more; 0: a whole update
+    micro_batch_tokens: int = auto()  # target tokens computed at a time; 0: an update, or what of it a GPU holds
     log_every_steps: int = 50
     tensorboard: bool = False  # also write the log's numbers for TensorBoard, to RUN/tensorboard
     validate_every_steps: int = auto()

@@ -17,6 +17,7 @@ from mt.corpus.batching import Update
 from mt.errors import Interrupted
 from mt.training.budget import Budget, Progress, Record
 from mt.training.checkpoint import Checkpoints, Learned
+from mt.training.compiled import compiled_graphs
 from mt.training.config import TrainingConfig, ValidationConfig
 from mt.training.guard import FAULTS
 from mt.training.optimizer import OptimizerConfig, learning_rate
@@ -38,6 +39,7 @@ class Meter:
         self.followed = torch.zeros(4, dtype=torch.float64, device=device)
         self.faults = torch.zeros(len(FAULTS), device=device)  # how many were skipped for each
         self.target_tokens = 0
+        self.graphs = compiled_graphs()  # before
         self.since = time.monotonic()
 
     def add(self, outcome: Outcome, target_tokens: int) -> None:
@@ -172,6 +174,8 @@ class Trainer:
         updates, tokens, loss, gradient_norm = self.meter.followed.tolist()  # sync: once an interval
         skipped = {fault: int(count) for fault, count in zip(FAULTS, self.meter.faults.tolist(), strict=True) if count}
         self.progress.guard = self.updater.guard.past()
+        if graphs := compiled_graphs() - self.meter.graphs:
+            self.log({"kind": "event", "event": "compiled", "graphs": graphs})
         if skipped:
             self.log({"kind": "event", "event": "skipped", "updates": sum(skipped.values()), "reasons": skipped})
         if updates:

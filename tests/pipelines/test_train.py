@@ -10,6 +10,7 @@ import tomllib
 from contextlib import contextmanager
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +19,14 @@ import torch
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import Tokenizer, TokenizerConfig
+from mt.device import Compute
 from mt.errors import ExitCode
 from mt.pipelines import checksums, prepare
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
+from mt.pipelines.ranks import Ranks
+from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
+from mt.pipelines.reporting import event_line
 from mt.training import update
 from mt.training.checkpoint import Checkpoints, load_tensors
 from mt.training.update import Updater
@@ -576,6 +581,45 @@ def test_an_update_that_does_not_fit_into_memory_is_computed_in_parts_and_nothin
     assert (states[0]["epoch"], states[0]["position"]) == (states[1]["epoch"], states[1]["position"])
 
 
+def test_the_log_says_what_a_gpu_holds_and_what_was_compiled():
+    found = {"event": "micro_batches", "micro_batch_tokens": 16_384}
+    assert event_line(found) == "the memory of the GPU holds 16,384 target tokens at a time"
+    assert event_line({"event": "compiled", "graphs": 2}) == "graphs compiled since the last line: 2"
+
+
+@pytest.mark.parametrize(
+    ("device", "consistency", "at_a_time", "compiled"),
+    [("cpu", "off", 4_096, False), ("cpu", "simcut", 2_048, False), ("cuda", "off", 0, True)],
+)
+def test_what_is_computed_at_a_time_and_compiling_depend_on_the_device(device, consistency, at_a_time, compiled):
+    settings = Settings()
+    settings.add({"data": {"train": [{"tsv": "text"}]}, "training": {"consistency": consistency}}, "test")
+    facts = CorpusFacts(pairs=9, target_tokens=90, vocabularies=(9, 9), languages=("", ""))
+    tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
+    training = resolve(settings, tokenizer, facts, Compute(torch.device(device), "fp32"), threads=1).training
+    assert (training.micro_batch_tokens, training.compile) == (at_a_time, compiled)
+
+
+@pytest.mark.parametrize(
+    ("device", "said", "used"),
+    [
+        pytest.param("cuda", 0, 75, id="the least that a rank can hold"),
+        pytest.param("cuda", 200, 200, id="as the recipe says"),
+        pytest.param("cpu", 0, 0, id="a whole update on the CPU"),
+    ],
+)
+def test_a_trial_decides_on_cuda_what_is_computed_at_a_time(monkeypatch, device, said, used):
+    """This rank finds room for 300 tokens, another one for 75."""
+    tried = []
+    monkeypatch.setattr(pipeline, "tokens_that_fit", lambda *arguments: tried.append(arguments) or 300)
+    monkeypatch.setattr(Ranks, "most", lambda ranks, *values: [max(*values, -75)])
+    config = SimpleNamespace(training=SimpleNamespace(micro_batch_tokens=said), data=SimpleNamespace(batch_tokens=600))
+    updater = SimpleNamespace(compute=Compute(torch.device(device), "fp32"))
+    batcher, sampler = SimpleNamespace(parts_of=lambda *updates: []), SimpleNamespace(extremes=list)
+    assert pipeline.micro_batch_tokens(config, updater, batcher, sampler, Ranks(0, 2)) == used
+    assert [tokens for _, _, tokens in tried] == ([600] if used == 75 else [])
+
+
 def test_a_pair_that_does_not_fit_into_memory_is_an_error_with_a_way_out(train, scarce, tmp_path):
     scarce(2)
     outcome = train(tmp_path / "run")
@@ -791,6 +835,7 @@ def test_what_may_change_is_said_in_one_line(train, mt, run, tmp_path):
     changes = ["--threads", 2, "--cache", tmp_path / "cache", "--set", "training.log_every_steps=7"]
     changes += ["--set", "training.keep_last=2", "--set", "validation.patience=4"]
     changes += ["--set", "training.micro_batch_tokens=50", "--set", "training.validate_every_steps=6"]
+    changes += ["--set", "training.compile=true"]
     outcome = mt("train", "--output", run, *changes)
     assert outcome.code == 0, outcome.err
     (line,) = [line for line in outcome.err.splitlines() if line.startswith("changed for this continuation: ")]
@@ -801,6 +846,7 @@ def test_what_may_change_is_said_in_one_line(train, mt, run, tmp_path):
         "training.keep_last: 5 -> 2",
         "validation.patience: 0 -> 4",
         "training.micro_batch_tokens: 4096 -> 50",
+        "training.compile: False -> True",
         "training.validate_every_steps: 10 -> 6",
     ):
         assert change in line

@@ -183,7 +183,7 @@ def test_agreement_is_learned(device, batch):
 )
 def test_an_impossible_setting_is_refused(change, message):
     values = {"consistency_alpha": 0.0, "cutoff": 0.0, "device": "cpu", "precision": "fp32", "threads": 1}
-    values |= {"micro_batch_tokens": 0, "validate_every_steps": 1, "checkpoint_every_steps": 1}
+    values |= {"compile": False, "micro_batch_tokens": 0, "validate_every_steps": 1, "checkpoint_every_steps": 1}
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**values | change)
 

@@ -73,7 +73,8 @@ def make_trainer(
         )
     )
     training = {
-        "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": micro_batch_tokens,
+        "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "compile": False,
+        "micro_batch_tokens": micro_batch_tokens,
         "validate_every_steps": 5, "checkpoint_every_steps": 5, "log_every_steps": 1,
         "consistency_alpha": 0.0, "cutoff": 0.0, "ema_decay": 0.9,
     }  # fmt: skip
@@ -213,6 +214,7 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         device="cpu",
         precision="fp32",
         threads=1,
+        compile=False,
         consistency_alpha=0.0,
         cutoff=0.0,
         micro_batch_tokens=0,
@@ -500,6 +502,24 @@ def test_a_record_of_a_version_without_guard_is_read():
     record = Progress(step=7).record()
     del record["guard"], record["rollbacks"]
     assert Progress.of(record) == Progress(step=7)
+
+
+def test_graphs_that_were_compiled_are_said_at_the_next_line(tmp_path, monkeypatch):
+    """Two at the first step, one more at the fourth."""
+    made = 0
+    monkeypatch.setattr(loop, "compiled_graphs", lambda: made)
+    trainer = make_trainer(tmp_path, max_steps=6, log_every_steps=2)
+    update_model = trainer.update
+
+    def update_and_compile(update):
+        nonlocal made
+        update_model(update)
+        made += {1: 2, 4: 1}.get(trainer.progress.step + 1, 0)
+
+    trainer.update = update_and_compile
+    events = events_of(trainer)
+    trainer.run()
+    assert [(event["step"], event["graphs"]) for event in events_called("compiled", events)] == [(2, 2), (4, 1)]
 
 
 # Memory that does not suffice

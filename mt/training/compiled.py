@@ -1,0 +1,56 @@
+"""A model's layers compiled for training: few kernels between products, and the same ones for every batch.
+
+The model stays what it is, with the same parameters; its layers are compiled when they first run.  Translations, whose
+shapes change at every token, are made by the layers as they are written: in the block of `as_written`.
+"""
+
+import logging
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from mt.model.transformer import Transformer
+
+logger = logging.getLogger(__name__)
+
+
+def compile_layers(model: Transformer) -> None:
+    """Let the layers be compiled, one graph for those of the encoder and one for those of the decoder.
+
+    A warning says where nothing can be compiled; then they run as they are written.  So does a layer that would need
+    more graphs than PyTorch's `recompile_limit`, eight.
+    """
+    if not can_compile(model.output_weight.device):
+        return
+    torch._dynamo.config.optimize_ddp = False  # DistributedDataParallel would have graphs cut where its buckets end
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled after all runs as it is written
+    for layer in (*model.encoder, *model.decoder):
+        layer.compile(dynamic=True)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether PyTorch finds what it compiles with, tried on the smallest function with a gradient."""
+
+    def twice(x: Tensor) -> Tensor:
+        return x.sin() * 2
+
+    try:
+        torch.compile(twice)(torch.ones(8, device=device, requires_grad=True)).sum().backward()
+    except RuntimeError as error:  # of PyTorch's compiler, of Triton, or of a version of Python not yet known to them
+        reason = str(error).strip().partition("\n")[0]
+        logger.warning("layers are not compiled, which costs time and memory only: %s", reason)
+        return False
+    return True
+
+
+def as_written() -> AbstractContextManager:
+    """A block in which nothing that has been compiled is used, and nothing is compiled."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def compiled_graphs() -> int:
+    """How many graphs this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]

@@ -1,0 +1,74 @@
+"""Compiled layers against the same ones as they are written."""
+
+import shutil
+from itertools import accumulate
+
+import numpy as np
+import pytest
+import torch
+
+from mt.corpus.batching import Batcher, Update
+from mt.device import Compute
+from mt.training.compiled import as_written, compile_layers, compiled_graphs
+from mt.training.update import Updater
+from tests.made_up import SPECIALS, Corpus, small_transformer
+
+SIZES = (20, 31, 13)  # sentences of each update
+
+
+@pytest.fixture
+def compiler(device):
+    """What PyTorch compiles with; graphs of other tests are forgotten before and after."""
+    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler")
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(suppress_errors=False, optimize_ddp=True):  # put back after the test
+        yield
+    torch.compiler.reset()
+
+
+def new_updater(device, dropout=0.0):
+    model = small_transformer(device, dropout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    return Updater(model, optimizer, Compute(device, "fp32"), label_smoothing=0.1, gradient_clip=0.0)
+
+
+def updates(device):
+    batcher, ends = Batcher(Corpus(sum(SIZES)), (SPECIALS, SPECIALS), device), accumulate(SIZES)
+    batches = [batcher.batch(np.arange(end - size, end)) for size, end in zip(SIZES, ends, strict=True)]
+    return [Update([batch], batch.target_tokens, 0, 0) for batch in batches]
+
+
+def test_compiled_layers_learn_what_those_as_written_learn_and_two_graphs_are_enough(device, compiler):
+    plain, fast = new_updater(device), new_updater(device)
+    compile_layers(fast.model)
+    before = compiled_graphs()
+    for update in updates(device):
+        losses = [updater.gradient(update).item() for updater in (plain, fast)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        for (name, weight), other in zip(plain.model.named_parameters(), fast.model.parameters(), strict=True):
+            torch.testing.assert_close(other.grad, weight.grad, atol=1e-4, rtol=1e-4, msg=name)
+        for updater in (plain, fast):
+            updater.optimizer.step()
+            updater.optimizer.zero_grad()
+    assert compiled_graphs() - before == 2  # one kind of layer each, for all shapes
+    assert not torch._dynamo.utils.counters["graph_break"]
+    fast.model.eval()
+    with as_written(), torch.inference_mode():
+        fast.loss(updates(device)[0].parts[0])
+    assert compiled_graphs() - before == 2
+
+
+def test_without_a_compiler_layers_run_as_they_are_written_and_one_warning_says_so(monkeypatch, tmp_path, caplog):
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    cpu = torch.device("cpu")
+    plain, without = new_updater(cpu), new_updater(cpu)
+    compile_layers(without.model)
+    assert [record.levelname for record in caplog.records if record.name.startswith("mt")] == ["WARNING"]
+    assert "layers are not compiled" in caplog.text
+    before = compiled_graphs()
+    update = updates(cpu)[0]
+    assert torch.equal(without.gradient(update), plain.gradient(update))
+    assert compiled_graphs() == before
