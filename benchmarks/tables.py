@@ -127,13 +127,19 @@ def speed_table() -> str:
 
 
 def choices_table() -> str:
-    lines = row("preset", "dropout", "besides", "tokenizer", "precision", "seed", "updates", "of tokens", "BLEU on val")
-    lines += row(*["---"] * 9)
+    lines = row(
+        "preset", "dropout", "of activations", "peak rate", "besides", "tokenizer", "precision", "seed", "updates",
+        "of tokens", "BLEU on val",
+    )  # fmt: skip
+    lines += row(*["---"] * 11)
     for record in records("choices"):
         for result in sorted(record["results"], key=lambda each: -each["best"]["bleu"]):
+            recipe = result["run"]["run_toml"]
             lines += row(
                 result["preset"],
                 str(result["dropout"]),
+                str(recipe["model"].get("activation_dropout", result["dropout"])),  # once they were one setting
+                f"{recipe['optimizer']['peak_learning_rate']:.4f}",
                 result.get("besides", ""),  # in files from before there was any
                 result["tokenizer"],
                 result["precision"],

@@ -1,0 +1,62 @@
+"""The recipes that mt brings: that they can be used by name, and that they reached what they say."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mt.pipelines.recipe import OWN_RECIPES
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(OWN_RECIPES.glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_used_by_its_name_and_flags_stand_before_it(mt, tmp_path, path):
+    flags = ["--config", path.stem, "--output", tmp_path / "run", "--show-config"]
+    shown = tomllib.loads(mt("train", *flags).out)
+    for section, values in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        assert values.items() <= shown[section].items()
+    assert tomllib.loads(mt("train", *flags, "--set", "model.dropout=0.05").out)["model"]["dropout"] == 0.05
+
+
+def test_a_file_stands_before_a_recipe_of_the_same_name(mt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(RECIPES[0].stem).write_text("[training]\nseed = 7\n")
+    shown = tomllib.loads(mt("train", "--config", RECIPES[0].stem, "--output", "run", "--show-config").out)
+    assert (shown["training"]["seed"], shown["model"]["preset"]) == (7, "auto")
+
+
+def test_an_unknown_name_is_refused_with_those_that_there_are(mt, tmp_path):
+    outcome = mt("train", "--config", "large-text", "--output", tmp_path / "run")
+    assert outcome.code == 2
+    assert "there is no file large-text, nor a recipe of that name" in outcome.err
+    assert ", ".join(path.stem for path in RECIPES) in outcome.err
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_reached_what_it_says(path):
+    text = path.read_text(encoding="utf-8").replace("\n# ", " ")
+    found = re.search(r"BLEU ([\d.]+) .* ([\d,]+) updates .*(benchmarks/results/\S+\.json)", text)
+    bleu, updates, results = found.groups()
+    said = tomllib.loads(text)
+    reached = [
+        result["best"]["bleu"]
+        for result in json.loads((ROOT / results).read_text(encoding="utf-8"))["results"]
+        if result["steps"] == int(updates.replace(",", "")) and same_recipe(said, result)
+    ]
+    assert [f"{score:.1f}" for score in reached] == [bleu]
+
+
+def same_recipe(said, result):
+    recipe = result["run"]["run_toml"]
+    dropout = recipe["model"]["dropout"]
+    own = {
+        "preset": result["preset"],
+        "dropout": dropout,
+        "activation_dropout": recipe["model"].get("activation_dropout", dropout),  # once they were one setting
+        "peak_learning_rate": recipe["optimizer"]["peak_learning_rate"],
+    }
+    return not result.get("besides") and all(own[key] == value for part in said.values() for key, value in part.items())
