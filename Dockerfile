@@ -10,9 +10,10 @@ ARG CUDA_IMAGE=nvidia/cuda:13.0.1-base-ubuntu24.04
 # hadolint ignore=DL3006
 FROM ${CUDA_IMAGE}
 
+# The compiler and Python's headers are for Triton, by which training is compiled on a GPU.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && apt-get install --yes --no-install-recommends python3 python3-venv python3-dev gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 
 ENV PATH=/opt/mt/bin:$PATH \

@@ -19,6 +19,7 @@ from train import (
     PACKAGES,
     RESULTS,
     Failure,
+    best_validation,
     evaluate,
     log_records,
     provenance,
@@ -31,6 +32,7 @@ from train import (
 from mt.errors import MTError
 from mt.files import read_lines, write_json
 from mt.pipelines.run_folder import RunFolder
+from mt.settings import read_toml
 
 BASE = "base"
 RECIPES: dict[str, dict[str, object]] = {
@@ -87,15 +89,20 @@ def run_of(runs: Path, name: str) -> RunFolder:
     return RunFolder(runs / re.sub("[^a-z0-9+.]+", "-", name.lower()))
 
 
-def is_finished(run: RunFolder) -> bool:
-    return run.log.is_file() and any(record.get("event") == "finished" for record in log_records(run))
+def is_finished(run: RunFolder, minutes: float) -> bool:
+    """Whether nothing is left to train; raises `Failure` for a run of other minutes."""
+    if not run.log.is_file():
+        return False
+    if (had := read_toml(run.recipe)["training"]["max_minutes"]) != minutes:
+        raise Failure(f"{run.path} was given {had:g} minutes, not {minutes:g}: choose another --runs")
+    ends = [record["event"] for record in log_records(run) if record.get("event") in ("finished", "resumed")]
+    return ends[-1:] == ["finished"]
 
 
 def result(name: str, run: RunFolder, metrics: list[Record]) -> Record:
     """What a recipe brought, and how long an update of it takes."""
     figures = training_figures(run)
-    validations = figures["validation"] + ([figures["averaged"]] if figures["averaged"] else [])
-    best = max(validations, key=lambda each: each["bleu"])
+    best = best_validation(figures)
     return {
         "name": name,
         "set": RECIPES[name],
@@ -149,7 +156,7 @@ def main() -> None:
     for name in names:
         run = run_of(options.runs, name)
         try:
-            if not is_finished(run):
+            if not is_finished(run, options.minutes):
                 print(f"{name}: training for {options.minutes:g} minutes", file=sys.stderr)
                 train(options, languages, run.path, *options.train_flags, *set_flags(RECIPES[name]))
             results.append(result(name, run, evaluate(run, source, reference, options.device)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from measured import circumstances, preset_of
-from train import AVERAGES, Failure, provenance, training_figures
+from train import Failure, best_validation, provenance, training_figures
 
 from mt.errors import MTError
 from mt.files import write_json
@@ -30,8 +30,7 @@ def result(path: Path) -> dict[str, Any]:
     run = RunFolder(path)
     made, figures = provenance(run), training_figures(run)
     recipe = made["run_toml"]
-    validations = figures["validation"] + [figures[average] for average in AVERAGES if figures[average]]
-    best = max(validations, key=lambda each: each["bleu"])
+    best = best_validation(figures)
     return {
         "preset": preset_of(recipe["model"]),
         "dropout": recipe["model"]["dropout"],

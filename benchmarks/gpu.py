@@ -205,7 +205,8 @@ def work_of(rung: Rung, folder: Path) -> Work:
     shape = SMOKE if rung.smoke else {"preset": rung.preset}
     training = {"device": rung.device, "precision": rung.precision, "compile": rung.compiled}
     settings = Settings()
-    settings.add({"model": {**shape, "dropout": DROPOUT}, "training": training}, "benchmark")
+    model = {**shape, "dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}  # as in Marian
+    settings.add({"model": model, "training": training}, "benchmark")
     if rung.smoke:
         settings.add({"data": {"batch_tokens": 200}}, "benchmark")
     request = TrainBench(

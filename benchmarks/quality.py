@@ -14,7 +14,7 @@ from measured import circumstances, machine_name, text_record, warn_when_busy
 from scores import literature_scores, upper_cased_record
 from train import corpora_of
 
-from mt.errors import MTError
+from mt.errors import ConfigError, MTError
 from mt.evaluation.metrics import evaluate
 from mt.files import checksum, read_lines, write_json
 from mt.pipelines.evaluate import score_records
@@ -71,7 +71,10 @@ def prepare(options: argparse.Namespace) -> "tuple[PreparedRun, Compute]":
     settings.add(saved, str(run.recipe))
     settings.add({"model": model, "data": {"batch_tokens": options.batch_tokens}, "training": training}, "command line")
     compute = choose_compute(settings)
-    return prepare_run(run, settings, Texts.of(run, settings), compute, None, new=False), compute
+    prepared = prepare_run(run, settings, Texts.of(run, settings), compute, None, new=False)
+    if not prepared.config.model.share_embeddings:
+        raise ConfigError(f"{run.path} has two tokenizers, Marian one for both sides", "choose a run with a joint one")
+    return prepared, compute
 
 
 def trained(options: argparse.Namespace, started: float) -> "MarianTraining":

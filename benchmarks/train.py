@@ -139,6 +139,12 @@ def training_figures(run: RunFolder) -> dict[str, Any]:
     }
 
 
+def best_validation(figures: dict[str, Any]) -> dict[str, Any]:
+    """The scores of the weights that did best on the validation text, by BLEU; averages are looked at, too."""
+    validations = figures["validation"] + [figures[average] for average in AVERAGES if figures[average]]
+    return max(validations, key=lambda each: each["bleu"])
+
+
 def provenance(run: RunFolder) -> dict[str, Any]:
     """What the run says of its own making: versions and command then, seed, checksums of its texts, the recipe."""
     said = run.read_config()["provenance"]

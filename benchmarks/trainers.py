@@ -59,7 +59,7 @@ def work_of(job: Job) -> Work:
     settings = Settings()
     training = {"device": job.device, "precision": job.precision, "threads": job.threads}
     data = {"batch_tokens": job.batch_tokens}
-    model = {"preset": job.preset, "dropout": DROPOUT, "attention_dropout": DROPOUT}
+    model = {"preset": job.preset, "dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}
     settings.add({"model": model, "data": data, "training": training}, "benchmark")
     return run_work(settings, Path(job.run))
 

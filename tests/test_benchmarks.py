@@ -63,12 +63,14 @@ class TestAblation:
 
     def test_only_a_run_that_said_so_is_finished(self, tmp_path):
         run = RunFolder(tmp_path)
-        assert not ablation.is_finished(run)
-        run.log.write_text(json.dumps({"kind": "event", "event": "started"}) + "\n")
-        assert not ablation.is_finished(run)
-        with run.log.open("a") as log:
-            log.write(json.dumps({"kind": "event", "event": "finished"}) + "\n")
-        assert ablation.is_finished(run)
+        assert not ablation.is_finished(run, 30)
+        run.recipe.write_text("[training]\nmax_minutes = 30.0\n")
+        for event, finished in (("started", False), ("finished", True), ("resumed", False), ("finished", True)):
+            with run.log.open("a") as log:
+                log.write(json.dumps({"kind": "event", "event": event}) + "\n")
+            assert ablation.is_finished(run, 30) == finished
+        with pytest.raises(ablation.Failure, match="was given 30 minutes, not 20"):
+            ablation.is_finished(run, 20)
 
     def test_the_time_of_an_update_leaves_validation_out(self):
         records = [

@@ -253,9 +253,7 @@ class Batcher:
         """What `sampler.updates` yields, as tensors; for a GPU they are made while it computes."""
 
         def made(indices: np.ndarray, *place: int) -> Update:
-            pairs = self.corpus
-            if self.variation:
-                pairs, indices = self.variation(pairs, indices, *place), np.arange(len(indices))
+            pairs, indices = self.as_learned(indices, *place)
             tokens = int(pairs.target.lengths[indices].sum())
             return Update(self.own_parts(pairs, indices, micro_batch_tokens), tokens, *place)
 
@@ -263,8 +261,15 @@ class Batcher:
         return ahead(updates, AHEAD) if self.device.type == "cuda" else updates
 
     def parts_of(self, updates: list[np.ndarray], micro_batch_tokens: int) -> list[Batch]:
-        """This rank's micro-batches of some updates, one after another."""
-        return [part for indices in updates for part in self.own_parts(self.corpus, indices, micro_batch_tokens)]
+        """This rank's micro-batches of some updates of the first epoch, one after another."""
+        learned = [self.as_learned(indices, 0, position) for position, indices in enumerate(updates)]
+        return [part for pairs, indices in learned for part in self.own_parts(pairs, indices, micro_batch_tokens)]
+
+    def as_learned(self, indices: np.ndarray, epoch: int, position: int) -> tuple[Pairs, np.ndarray]:
+        """Where an update's sentences are found, varied for this place in training, and their numbers there."""
+        if not self.variation:
+            return self.corpus, indices
+        return self.variation(self.corpus, indices, epoch, position), np.arange(len(indices))
 
     def own_parts(self, pairs: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[Batch]:
         """This rank's share of an update; where sentences are too few, one that brings no target to learn from."""

@@ -121,7 +121,7 @@ OWN_RECIPES = Path(__file__).parents[1] / "recipes"
 def read_recipe(path: Path) -> Values:
     """A recipe from a TOML file, or from one of mt's own by its name; raises `ConfigError` for neither."""
     own = {recipe.stem: recipe for recipe in sorted(OWN_RECIPES.glob("*.toml"))}
-    if path.exists() or path.suffix:
+    if path.is_file() or path.suffix:
         return read_toml(path)
     if str(path) not in own:
         raise ConfigError(f"there is no file {path}, nor a recipe of that name", f"mt has {', '.join(own)}")
@@ -185,7 +185,8 @@ class Settings:
                 preset = self.given["model"].get("preset", AUTO)
                 shape = PRESETS.get(preset, dict.fromkeys(PRESETS["small"], AUTO))
                 values = {"preset": preset, **values, **shape, **self.said()["model"]}
-                values["dropout"] = self.said()["model"].get("dropout", AUTO)
+                for key in ("dropout", "activation_dropout"):
+                    values[key] = self.said()["model"].get(key, AUTO)
             sections[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return tomli_w.dumps(sections)
 
@@ -261,7 +262,10 @@ def cleaning_rules(settings: Settings) -> CleaningRules:
 
 
 def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: bool) -> ModelConfig:
-    """Given numbers stand before those of the preset, and these before the defaults."""
+    """Given numbers stand before those of the preset, and these before the defaults.
+
+    What is dropped of activations is what is dropped elsewhere, unless it is given.
+    """
     given = settings.said()["model"]
     preset = given.pop("preset", preset_for(facts.pairs))
     vocabularies = {
@@ -269,7 +273,9 @@ def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: b
         "target_vocabulary": facts.vocabularies[1],
         "share_embeddings": share_embeddings,
     }
-    values = settings.section("model", {}) | PRESETS[preset] | {"dropout": dropout_for(facts.pairs)} | given
+    dropout = given.get("dropout", dropout_for(facts.pairs))
+    chosen = {"dropout": dropout, "activation_dropout": dropout}
+    values = settings.section("model", {}) | PRESETS[preset] | chosen | given
     values.pop("preset", None)
     return build(ModelConfig, values | vocabularies, "model")
 

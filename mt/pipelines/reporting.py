@@ -73,7 +73,7 @@ def event_line(record: Record) -> str:
         case "micro_batches":
             return f"the memory of the GPU holds {record['micro_batch_tokens']:,} target tokens at a time"
         case "compiled":
-            return f"graphs compiled since the last line: {record['graphs']:,}"
+            return f"compiled: {record['graphs']:,} graphs"
         case "out_of_memory":
             return f"warning: out of memory: {record['micro_batch_tokens']:,} target tokens at a time from now on"
     return ""

@@ -40,7 +40,7 @@ from mt.pipelines.validation import Validation, choose_weights
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
-from mt.training.compiled import compile_layers
+from mt.training.compiled import compile_layers, compiled_graphs
 from mt.training.config import TrainingConfig
 from mt.training.consistency import Consistency
 from mt.training.loop import Trainer
@@ -167,10 +167,13 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)
     batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
+    graphs = compiled_graphs()
     at_a_time = micro_batch_tokens(config, updater, batcher, sampler, ranks)
     if at_a_time != config.training.micro_batch_tokens:
         clock.agree()  # on how long that took: it says nothing of the pace of training
         log({"kind": "event", "event": "micro_batches", "micro_batch_tokens": at_a_time})
+    if graphs := compiled_graphs() - graphs:
+        log({"kind": "event", "event": "compiled", "graphs": graphs})
 
     def publish() -> None:
         if ranks.first:
@@ -250,7 +253,8 @@ def micro_batch_tokens(
     said = config.training.micro_batch_tokens
     if said or not updater.compute.on_cuda:
         return said
-    found = tokens_that_fit(updater, partial(batcher.parts_of, sampler.extremes()), config.data.batch_tokens)
+    share = -(-config.data.batch_tokens // ranks.count)
+    found = tokens_that_fit(updater, partial(batcher.parts_of, sampler.extremes()), share)
     return -int(ranks.most(-found)[0])
 
 

@@ -24,7 +24,10 @@ def compile_layers(model: Transformer) -> None:
     if not can_compile(model.output_weight.device):
         return
     torch._dynamo.config.optimize_ddp = False  # DistributedDataParallel would have graphs cut where its buckets end
-    torch._dynamo.config.suppress_errors = True  # what cannot be compiled after all runs as it is written
+    # What cannot be compiled after all runs as it is written; so that this holds for what gradients are computed by,
+    # too, that is compiled with the rest and not when it is first needed.
+    torch._dynamo.config.suppress_errors = True
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     for layer in (*model.encoder, *model.decoder):
         layer.compile(dynamic=True)
 
@@ -36,7 +39,8 @@ def can_compile(device: torch.device) -> bool:
         return x.sin() * 2
 
     try:
-        torch.compile(twice)(torch.ones(8, device=device, requires_grad=True)).sum().backward()
+        with torch._dynamo.config.patch(suppress_errors=False):
+            torch.compile(twice)(torch.ones(8, device=device, requires_grad=True)).sum().backward()
     except RuntimeError as error:  # of PyTorch's compiler, of Triton, or of a version of Python not yet known to them
         reason = str(error).strip().partition("\n")[0]
         logger.warning("layers are not compiled, which costs time and memory only: %s", reason)

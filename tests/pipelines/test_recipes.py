@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mt.pipelines.recipe import OWN_RECIPES
+from mt.pipelines.recipe import OWN_RECIPES, CorpusFacts, Settings, resolve_model
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(OWN_RECIPES.glob("*.toml"))
@@ -27,6 +27,12 @@ def test_a_file_stands_before_a_recipe_of_the_same_name(mt, tmp_path, monkeypatc
     Path(RECIPES[0].stem).write_text("[training]\nseed = 7\n")
     shown = tomllib.loads(mt("train", "--config", RECIPES[0].stem, "--output", "run", "--show-config").out)
     assert (shown["training"]["seed"], shown["model"]["preset"]) == (7, "auto")
+
+
+def test_a_folder_of_that_name_is_no_recipe(mt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(RECIPES[0].stem).mkdir()
+    assert "tiny" in mt("train", "--config", RECIPES[0].stem, "--output", "run", "--show-config").out
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are(mt, tmp_path):
@@ -60,3 +66,20 @@ def same_recipe(said, result):
         "peak_learning_rate": recipe["optimizer"]["peak_learning_rate"],
     }
     return not result.get("besides") and all(own[key] == value for part in said.values() for key, value in part.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "dropouts"),
+    [
+        ({}, (0.2, 0.0, 0.2)),
+        ({"dropout": 0.3}, (0.3, 0.0, 0.3)),
+        ({"activation_dropout": 0.0, "attention_dropout": 0.1}, (0.2, 0.1, 0.0)),
+        ({"dropout": 0.1, "activation_dropout": 0.4}, (0.1, 0.0, 0.4)),
+    ],
+)
+def test_activations_are_dropped_like_the_rest_unless_it_is_said(given, dropouts):
+    settings = Settings()
+    settings.add({"model": given}, "test")
+    facts = CorpusFacts(pairs=29_000, target_tokens=400_000, vocabularies=(100, 100), languages=("de", "en"))
+    model = resolve_model(settings, facts, share_embeddings=True)
+    assert (model.dropout, model.attention_dropout, model.activation_dropout) == dropouts
