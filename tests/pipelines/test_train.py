@@ -617,7 +617,7 @@ def test_a_trial_decides_on_cuda_what_is_computed_at_a_time(monkeypatch, device,
     updater = SimpleNamespace(compute=Compute(torch.device(device), "fp32"))
     batcher, sampler = SimpleNamespace(parts_of=lambda *updates: []), SimpleNamespace(extremes=list)
     assert pipeline.micro_batch_tokens(config, updater, batcher, sampler, Ranks(0, 2)) == used
-    assert [tokens for _, _, tokens in tried] == ([600] if used == 75 else [])
+    assert [tokens for _, _, tokens in tried] == ([300] if used == 75 else [])  # a rank's half of an update
 
 
 def test_a_pair_that_does_not_fit_into_memory_is_an_error_with_a_way_out(train, scarce, tmp_path):
