@@ -132,6 +132,7 @@ def read_recipe(path: Path) -> Values:
 DEPENDENT = {
     ("training", "consistency"): ("consistency_alpha", "cutoff"),
     ("data", "clean"): ("max_length_ratio",),
+    ("model", "dropout"): ("activation_dropout",),
 }
 
 
