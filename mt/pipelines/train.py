@@ -167,13 +167,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)
     batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
-    graphs = compiled_graphs()
-    at_a_time = micro_batch_tokens(config, updater, batcher, sampler, ranks)
-    if at_a_time != config.training.micro_batch_tokens:
-        clock.agree()  # on how long that took: it says nothing of the pace of training
-        log({"kind": "event", "event": "micro_batches", "micro_batch_tokens": at_a_time})
-    if graphs := compiled_graphs() - graphs:
-        log({"kind": "event", "event": "compiled", "graphs": graphs})
+    training = within_memory(config, updater, batcher, sampler, ranks, clock, log)
 
     def publish() -> None:
         if ranks.first:
@@ -188,10 +182,10 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
             publish=publish,
             log=log,
             checkpoints=checkpoints,
-            config=replace(config.training, micro_batch_tokens=at_a_time),
+            config=training,
             optimizer_config=config.optimizer,
             validation=config.validation,
-            budget=Budget(config.training, config.optimizer, progress, clock),
+            budget=Budget(training, config.optimizer, progress, clock),
             interrupted=lambda: clock.agree(asked()),
         )
         try:
@@ -244,6 +238,26 @@ def batches_of(
         )
     specials = tokenizers[0].specials, tokenizers[1].specials
     return Batcher(corpus, specials, compute.device, variation, ranks.rank, ranks.count), sampler
+
+
+def within_memory(
+    config: RunConfig,
+    updater: Updater,
+    batcher: Batcher,
+    sampler: BatchSampler,
+    ranks: Ranks,
+    clock: SharedClock,
+    log: Log,
+) -> TrainingConfig:
+    """How this session trains: as the recipe says, with as much at a time as memory was found to hold."""
+    compiled_before = compiled_graphs()
+    at_a_time = micro_batch_tokens(config, updater, batcher, sampler, ranks)
+    if at_a_time != config.training.micro_batch_tokens:
+        clock.agree()  # on how long that took: it says nothing of the pace of training
+        log({"kind": "event", "event": "micro_batches", "micro_batch_tokens": at_a_time})
+    if graphs := compiled_graphs() - compiled_before:
+        log({"kind": "event", "event": "compiled", "graphs": graphs})
+    return replace(config.training, micro_batch_tokens=at_a_time)
 
 
 def micro_batch_tokens(

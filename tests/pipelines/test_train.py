@@ -587,16 +587,20 @@ def test_the_log_says_what_a_gpu_holds_and_what_was_compiled():
     assert event_line({"event": "compiled", "graphs": 2}) == "compiled: 2 graphs"
 
 
+def resolved(device="cpu", **training):
+    settings = Settings()
+    settings.add({"data": {"train": [{"tsv": "text"}]}, "training": training}, "test")
+    facts = CorpusFacts(pairs=9, target_tokens=90, vocabularies=(9, 9), languages=("", ""))
+    tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
+    return resolve(settings, tokenizer, facts, Compute(torch.device(device), "fp32"), threads=1)
+
+
 @pytest.mark.parametrize(
     ("device", "consistency", "at_a_time", "compiled"),
     [("cpu", "off", 4_096, False), ("cpu", "simcut", 2_048, False), ("cuda", "off", 0, True)],
 )
 def test_what_is_computed_at_a_time_and_compiling_depend_on_the_device(device, consistency, at_a_time, compiled):
-    settings = Settings()
-    settings.add({"data": {"train": [{"tsv": "text"}]}, "training": {"consistency": consistency}}, "test")
-    facts = CorpusFacts(pairs=9, target_tokens=90, vocabularies=(9, 9), languages=("", ""))
-    tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
-    training = resolve(settings, tokenizer, facts, Compute(torch.device(device), "fp32"), threads=1).training
+    training = resolved(device, consistency=consistency).training
     assert (training.micro_batch_tokens, training.compile) == (at_a_time, compiled)
 
 
@@ -618,6 +622,31 @@ def test_a_trial_decides_on_cuda_what_is_computed_at_a_time(monkeypatch, device,
     batcher, sampler = SimpleNamespace(parts_of=lambda *updates: []), SimpleNamespace(extremes=list)
     assert pipeline.micro_batch_tokens(config, updater, batcher, sampler, Ranks(0, 2)) == used
     assert [tokens for _, _, tokens in tried] == ([300] if used == 75 else [])  # a rank's half of an update
+
+
+TRIED = {"kind": "event", "event": "micro_batches", "micro_batch_tokens": 300}
+COMPILED = {"kind": "event", "event": "compiled", "graphs": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "graphs", "logged"),
+    [
+        pytest.param(0, 300, (5, 7), [TRIED, COMPILED], id="tried with compiled layers"),
+        pytest.param(0, 300, (5, 5), [TRIED], id="tried"),
+        pytest.param(400, 400, (5, 5), [], id="as the recipe says"),
+    ],
+)
+def test_a_session_trains_with_what_a_trial_found_and_logs_it_after_agreeing_on_the_time(
+    monkeypatch, said, found, graphs, logged
+):
+    monkeypatch.setattr(pipeline, "micro_batch_tokens", lambda *arguments: found)
+    monkeypatch.setattr(pipeline, "compiled_graphs", iter(graphs).__next__)
+    agreed, log = [], []
+    clock = SimpleNamespace(agree=lambda: agreed.append(len(log)))
+    training = pipeline.within_memory(resolved(micro_batch_tokens=said), None, None, None, None, clock, log.append)
+    assert training == resolved(micro_batch_tokens=found).training
+    assert log == logged
+    assert agreed == ([0] if logged else [])
 
 
 def test_a_pair_that_does_not_fit_into_memory_is_an_error_with_a_way_out(train, scarce, tmp_path):
