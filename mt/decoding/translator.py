@@ -47,6 +47,10 @@ class Translation:
     def text(self) -> str:
         return self.hypotheses[0].text
 
+    def ranked_by(self, length_penalty: float) -> ScoredText:
+        """The hypothesis that comes first with another length penalty than it was searched with."""
+        return max(self.hypotheses, key=lambda each: each.score / max(1, each.tokens) ** length_penalty)
+
 
 def default_batch_tokens(compute: Compute, beam: int) -> int:
     """Sentences x longest source of a batch.

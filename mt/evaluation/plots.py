@@ -42,7 +42,7 @@ NEUTRAL = "#666666"
 KINDS = {"train": "training", "valid": "validation"}
 # Line styles of events; of others: a solid line.
 MARKS: dict[str, Any] = {"decay": "--", "resumed": ":", "averaged": "-.", "moving_average": (0, (1, 5))}
-UNMARKED = ("started", "finished", "micro_batches", "compiled")  # ends of the axis, and what is no turn of events
+UNMARKED = ("started", "finished", "micro_batches", "compiled", "length_penalty")  # no turns of events
 GOING_ON = ("resumed", "rolled_back")  # from a checkpoint
 STYLE: dict[Any, Any] = {
     "font.size": 9,

@@ -74,6 +74,11 @@ def event_line(record: Record) -> str:
             return f"the memory of the GPU holds {record['micro_batch_tokens']:,} target tokens at a time"
         case "compiled":
             return f"compiled: {record['graphs']:,} graphs"
+        case "length_penalty":
+            scores = (
+                f"{record['metric']} {record['score']:.2f}, and {record['score_before']:.2f} with {record['before']:g}"
+            )
+            return f"length penalty {record['length_penalty']:g} is kept: with beam {record['beam']} {scores}"
         case "out_of_memory":
             return f"warning: out of memory: {record['micro_batch_tokens']:,} target tokens at a time from now on"
     return ""

@@ -119,6 +119,12 @@ class RunFolder:
         }
         write_json(self.config, record)
 
+    def set_length_penalty(self, length_penalty: float) -> None:
+        """What translations are ranked by unless they are asked for otherwise."""
+        record = self.read_config()
+        record["decoding"]["length_penalty"] = length_penalty
+        write_json(self.config, record)
+
 
 def versions() -> Values:
     return {

@@ -36,7 +36,7 @@ from mt.pipelines.resume import (
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 from mt.pipelines.tensorboard import Board, import_writer
-from mt.pipelines.validation import Validation, choose_weights
+from mt.pipelines.validation import Validation, choose_length_penalty, choose_weights, closing_validations
 from mt.settings import AUTO
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
@@ -173,24 +173,27 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
         if ranks.first:
             save_tensors(run.model, weights(model))
 
+    validation = Validation(run, prepared, model, compute, progress, clock, ranks)
     with stop_on_signals() as asked:
         trainer = Trainer(
             updater=updater,
             learned=learned,
             updates=partial(batcher.updates, sampler),
-            validate=Validation(run, prepared, model, compute, progress, clock, ranks),
+            validate=validation,
             publish=publish,
             log=log,
             checkpoints=checkpoints,
             config=training,
             optimizer_config=config.optimizer,
             validation=config.validation,
-            budget=Budget(training, config.optimizer, progress, clock),
+            budget=Budget(training, config.optimizer, progress, clock, closing_validations(config)),
             interrupted=lambda: clock.agree(asked()),
         )
         try:
             reason = trainer.run()
             choose_weights(trainer, run, ranks)
+            if config.validation.tune_length_penalty:
+                choose_length_penalty(trainer, validation, run, ranks)
             trainer.finish(reason)
         except Interrupted as stopped:
             if not run.model.exists():

@@ -1,4 +1,4 @@
-"""How a model does while it trains, and which of its weights are worth keeping."""
+"""How a model does while it trains, which of its weights are worth keeping, and how it should translate."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from mt.corpus.batching import Batcher, BatchSampler
-from mt.decoding.translator import Translator
+from mt.decoding.search import SearchConfig
+from mt.decoding.translator import Translation, Translator
 from mt.device import Compute
 from mt.evaluation.metrics import quick_scores
 from mt.files import append_text
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun
 from mt.pipelines.ranks import Ranks, SharedClock
+from mt.pipelines.recipe import RunConfig
 from mt.pipelines.run_folder import RunFolder
 from mt.training.budget import Progress, Record
 from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors, sound_steps
@@ -24,6 +26,8 @@ from mt.training.loop import Trainer
 from mt.training.update import batch_loss
 
 logger = logging.getLogger(__name__)
+
+LENGTH_PENALTIES = tuple(tenths / 10 for tenths in range(0, 21, 2))
 
 
 class Validation:
@@ -47,27 +51,40 @@ class Validation:
         sampler = BatchSampler(data.valid, batch_tokens=config.data.batch_tokens, seed=0)
         self.batches = sampler.epoch(0)
         self.batcher = Batcher(data.valid, prepared.specials, compute.device)
-        # On the CPU translations are made in float32, as `mt translate` makes them.
-        translating = compute if compute.on_cuda else Compute(compute.device, "fp32")
-        self.translator = Translator(
-            [model],
-            prepared.tokenizers,
-            replace(prepared.decoding, beam=config.validation.beam),
-            translating,
-            threads=config.training.threads,
-        )
 
     def __call__(self) -> Record:
         with as_written():
-            own = [translation.text for translation in self.translator.translate(self.ranks.own(self.sources))]
+            own = self.translate(replace(self.prepared.decoding, beam=self.prepared.config.validation.beam))
             loss = self.loss()
-        translations = self.ranks.together(own)
+        translations = self.ranks.together([translation.text for translation in own])
         if self.ranks.first:
             self.write_samples(translations)
-        language = self.prepared.config.data.target_language
-        record = {"loss": loss, **quick_scores(translations, self.references, language)}
+        record = {"loss": loss, **self.scores(translations)}
         self.clock.agree()  # on how long it took
         return record
+
+    def translate(self, search: SearchConfig) -> list[Translation]:
+        """This rank's share of the sources; on the CPU in float32, as `mt translate` does."""
+        compute = self.compute if self.compute.on_cuda else Compute(self.compute.device, "fp32")
+        threads = self.prepared.config.training.threads
+        translator = Translator([self.model], self.prepared.tokenizers, search, compute, threads=threads)
+        return translator.translate(self.ranks.own(self.sources))
+
+    def scores(self, translations: list[str]) -> dict[str, float]:
+        return quick_scores(translations, self.references, self.prepared.config.data.target_language)
+
+    def scores_by_length_penalty(self) -> dict[float, dict[str, float]]:
+        """What translations of the run's own search score when its hypotheses are ranked by each of the penalties.
+
+        A search with that penalty would rank first what is among the hypotheses anyway, nearly always.
+        """
+        search = self.prepared.decoding
+        with as_written():
+            own = self.translate(replace(search, nbest=search.beam))
+        return {
+            penalty: self.scores(self.ranks.together([translation.ranked_by(penalty).text for translation in own]))
+            for penalty in LENGTH_PENALTIES
+        }
 
     @torch.inference_mode()
     def loss(self) -> float:
@@ -129,3 +146,24 @@ def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
         logger.info("%s on validation: %s; %s is kept", trainer.validation.metric, scores, chosen.name)
     if ranks.first:
         save_tensors(run.model, chosen.tensors)
+
+
+def closing_validations(config: RunConfig) -> float:
+    """What comes after the last update, in validations: the last one, those of averages, a search with more beams."""
+    return 2.5 + bool(config.training.ema_decay) + 5 * config.validation.tune_length_penalty
+
+
+def choose_length_penalty(trainer: Trainer, validation: Validation, run: RunFolder, ranks: Ranks) -> None:
+    """Rank the translations of the weights that were chosen by what scores best on the validation text."""
+    ranks.meet()  # and not read before the first has written
+    load_weights(trainer.model, load_tensors(run.model), str(run.model))
+    trainer.model.eval()
+    metric = "chrf" if trainer.validation.metric == "chrf" else "bleu"
+    scores = {penalty: each[metric] for penalty, each in validation.scores_by_length_penalty().items()}
+    search = validation.prepared.decoding
+    before = search.length_penalty
+    chosen = max(scores, key=lambda penalty: (scores[penalty], -abs(penalty - before)))
+    if ranks.first:
+        run.set_length_penalty(chosen)
+    found = {"length_penalty": chosen, "score": scores[chosen], "before": before, "score_before": scores[before]}
+    trainer.log({"kind": "event", "event": "length_penalty", "metric": metric, "beam": search.beam, **found})

@@ -66,8 +66,17 @@ class Clock:
 class Budget:
     """What is left of a run's steps and minutes, at the pace of this session, and when the learning rate must fall."""
 
-    def __init__(self, config: TrainingConfig, optimizer: OptimizerConfig, progress: Progress, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        optimizer: OptimizerConfig,
+        progress: Progress,
+        clock: Clock,
+        closing_validations: float = 2.5,
+    ) -> None:
+        """What comes after the last update takes as long as so many validations."""
         self.config, self.optimizer, self.progress, self.clock = config, optimizer, progress, clock
+        self.closing_validations = closing_validations
         self.restart_pace()
 
     def restart_pace(self) -> None:
@@ -75,14 +84,10 @@ class Budget:
         self.session_start, self.session_step = self.clock.elapsed(), self.progress.step
 
     def time_limit(self) -> float:
-        """Seconds of the command after which updates must end, so that it ends in time.
-
-        What comes after: the last validation, those of averaged weights, and writing the best.
-        """
+        """Seconds of the command after which updates must end, so that it ends in time."""
         budget = self.config.max_minutes * 60
         known = self.progress.validation_seconds
-        validations = 3.5 if self.config.ema_decay else 2.5
-        return budget - (validations * known + 2.0 if known else 0.1 * budget)
+        return budget - (self.closing_validations * known + 2.0 if known else 0.1 * budget)
 
     def seconds_a_step(self) -> float:
         return (self.clock.elapsed() - self.session_start) / (self.progress.step - self.session_step)

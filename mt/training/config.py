@@ -70,6 +70,7 @@ class ValidationConfig:
     beam: int = 1  # of the translations that are scored
     max_sentences: int = 2_000  # of the validation set that are translated
     samples: int = 5  # translations shown in samples.txt
+    tune_length_penalty: bool = True  # at the end: that of the run's translations, by a beam search
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:

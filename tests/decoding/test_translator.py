@@ -10,7 +10,7 @@ from mt.corpus.tokenizer import LINE_BREAKS, Tokenizer, train_tokenizer
 from mt.decoding import translator as module
 from mt.decoding.search import Hypothesis, SearchConfig
 from mt.decoding.shortlist import Shortlist
-from mt.decoding.translator import ScoredText, Translator
+from mt.decoding.translator import ScoredText, Translation, Translator
 from mt.device import Compute
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
@@ -284,3 +284,15 @@ def test_every_device_gives_the_same_translations(translator, model, tokenizer, 
     moved, compute = deepcopy(model).to(device), Compute(device, "fp32")
     there = Translator([moved], (tokenizer, tokenizer), SearchConfig(beam=2), compute)
     assert_same(there.translate(LINES), expected)
+
+
+@pytest.mark.parametrize(("length_penalty", "text"), [(0.0, "short"), (1.0, "longer"), (2.0, "longest of all")])
+def test_hypotheses_are_ranked_anew_by_score_over_length_to_the_penalty(length_penalty, text):
+    """-2, -2.7, -5 with penalty 0; -1, -0.9, -1 with 1; -0.5, -0.3, -0.2 with 2."""
+    hypotheses = [ScoredText("longer", -2.7, -0.9, 3), ScoredText("short", -2.0, -1.0, 2)]
+    hypotheses.append(ScoredText("longest of all", -5.0, -1.0, 5))
+    assert Translation("source", hypotheses).ranked_by(length_penalty).text == text
+
+
+def test_an_empty_translation_is_ranked_first_where_there_is_no_other():
+    assert Translation(" ", [ScoredText("", 0.0, 0.0, 0)]).ranked_by(1.4).text == ""

@@ -1,5 +1,6 @@
 """Which weights a finished run keeps: of a model of one weight, whose score is how near that is to a wanted one."""
 
+import json
 import logging
 from types import SimpleNamespace
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from mt.decoding.search import SearchConfig
 from mt.pipelines.ranks import ALONE
-from mt.pipelines.run_folder import RunFolder
-from mt.pipelines.validation import choose_weights
+from mt.pipelines.run_folder import RunFolder, load_model
+from mt.pipelines.validation import choose_length_penalty, choose_weights
 from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import ValidationConfig
 from mt.training.moving_average import MovingAverage
@@ -87,3 +89,46 @@ def test_without_a_moving_average_and_with_one_checkpoint_there_is_nothing_to_tr
     weight, records = choose(8.0, moving=False)
     assert weight == 4.0
     assert [record["event"] for record in records] == ["averaged"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "chosen"),
+    [
+        pytest.param("bleu", 1.4, id="bleu"),
+        pytest.param("chrf", 2.0, id="chrf"),
+        pytest.param("loss", 1.4, id="the loss of references says nothing of penalties"),
+    ],
+)
+def test_the_length_penalty_under_which_translations_score_best_is_written_down(run, metric, chosen):
+    """Of equals the nearest to what was there before: 1.4 has as much BLEU as 0.4."""
+    scores = {0.4: (31.0, 50.0), 1.0: (30.0, 51.0), 1.4: (31.0, 52.0), 2.0: (29.0, 53.0)}
+    validation = SimpleNamespace(
+        prepared=SimpleNamespace(decoding=SearchConfig(beam=7)),
+        scores_by_length_penalty=lambda: {at: {"bleu": bleu, "chrf": chrf} for at, (bleu, chrf) in scores.items()},
+    )
+    model, records = load_model(run).model.train(), []
+    trainer = SimpleNamespace(model=model, validation=ValidationConfig(patience=0, metric=metric), log=records.append)
+    choose_length_penalty(trainer, validation, RunFolder(run), ALONE)
+    assert load_model(run).decoding.length_penalty == chosen
+    assert not model.training
+    (record,) = records
+    assert (record["length_penalty"], record["before"], record["beam"]) == (chosen, 1.0, 7)
+    assert (record["score"], record["score_before"]) == ((53.0, 51.0) if metric == "chrf" else (31.0, 30.0))
+
+
+def test_a_search_with_the_chosen_length_penalty_scores_what_the_log_says(train, mt, corpus, tmp_path):
+    run, text = tmp_path / "run", {"--source": corpus / "valid.en", "--reference": corpus / "valid.de"}
+    outcome = train(run, "--valid", *text.values())
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    (record,) = [record for record in log if record.get("event") == "length_penalty"]
+    assert f"length penalty {record['length_penalty']:g} is kept: with beam 5 bleu {record['score']:.2f}" in outcome.err
+    flags = [word for pair in text.items() for word in pair]
+    for more, expected in (([], record["score"]), (["--length-penalty", 1], record["score_before"])):
+        evaluated = mt("evaluate", "--model", run, *flags, "--format", "json", *more)
+        assert json.loads(evaluated.out)["metrics"][0]["score"] == pytest.approx(expected)
+
+
+def test_the_length_penalty_is_left_alone_when_asked(train, tmp_path):
+    outcome = train(tmp_path / "run", "--set", "validation.tune_length_penalty=false")
+    assert "length penalty" not in outcome.err
+    assert load_model(tmp_path / "run").decoding.length_penalty == 1.0

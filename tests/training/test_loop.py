@@ -659,10 +659,11 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
     assert (last["decay"], last["elapsed_seconds"]) == ({"start": 28, "steps": 10}, now)
 
 
-def test_the_validation_of_a_moving_average_at_the_end_takes_time_too(tmp_path):
-    for decay, left in ((0.0, 53.0), (0.999, 51.0)):
-        trainer = make_trainer(tmp_path, max_minutes=1.0, ema_decay=decay, progress=Progress(validation_seconds=2.0))
-        assert trainer.budget.time_limit() == left
+def test_time_is_kept_for_what_comes_after_the_last_update(tmp_path):
+    trainer = make_trainer(tmp_path, max_minutes=1.0)
+    progress, clock = Progress(validation_seconds=2.0), Clock(0.0)
+    budget = Budget(trainer.config, trainer.optimizer_config, progress, clock, closing_validations=3.5)
+    assert budget.time_limit() == 60 - 3.5 * 2 - 2
 
 
 def test_minutes_add_up_over_sessions(tmp_path):
