@@ -90,10 +90,11 @@ class Generation:
         batch: int,
         threads: int,
         max_target_tokens: Callable[[int], int],
+        length_penalty: float = 1.0,
     ) -> None:
         self.model, self.beam, self.early_stopping, self.batch = model, beam, early_stopping, batch
         self.reader, self.writer = tokenizers
-        self.threads, self.max_target_tokens = threads, max_target_tokens
+        self.threads, self.max_target_tokens, self.length_penalty = threads, max_target_tokens, length_penalty
 
     def translate(self, lines: list[str]) -> Output:
         eos = self.writer.specials.eos
@@ -120,7 +121,7 @@ class Generation:
                 attention_mask=(source != pad).long(),
                 num_beams=self.beam,
                 do_sample=False,
-                length_penalty=1.0,
+                length_penalty=self.length_penalty,
                 early_stopping=self.early_stopping,
                 max_new_tokens=self.max_target_tokens(longest),
             )

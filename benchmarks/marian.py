@@ -22,6 +22,7 @@ from mt.pipelines.prepare import PreparedRun
 from mt.training.budget import Clock
 
 LOG_EVERY_UPDATES = 50
+LENGTH_PENALTIES = (0.6, 1.0, 1.4, 1.8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,7 @@ class MarianTraining:
         self.update = 0
         self.validations: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
+        self.length_penalty = 1.0  # of beam search
         self.rates: list[float] = []  # target tokens a second, validation left out
         self.restart_pace()
 
@@ -95,10 +97,7 @@ class MarianTraining:
 
     def validate(self) -> None:
         started = self.clock.elapsed()
-        most = self.prepared.config.validation.max_sentences
-        data, language = self.prepared.data, self.prepared.config.data.target_language
-        translations = self.translate(data.valid_sources[:most], beam=1)
-        scores = {"loss": self.loss(), **quick_scores(translations, data.valid_references[:most], language)}
+        scores = {"loss": self.loss(), **self.validation_scores(beam=1)}
         if scores["bleu"] >= max((each["bleu"] for each in self.validations), default=0.0):
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         ended = self.clock.elapsed()
@@ -106,6 +105,20 @@ class MarianTraining:
             {"step": self.update, "seconds": ended, **scores, "validation_seconds": ended - started}
         )
         print(f"update {self.update:,}: loss {scores['loss']:.3f}, BLEU {scores['bleu']:.1f}", file=sys.stderr)
+
+    def validation_scores(self, *, beam: int) -> dict[str, float]:
+        most = self.prepared.config.validation.max_sentences
+        data, language = self.prepared.data, self.prepared.config.data.target_language
+        translations = self.translate(data.valid_sources[:most], beam=beam)
+        return quick_scores(translations, data.valid_references[:most], language)
+
+    def choose_length_penalty(self, *, beam: int) -> None:
+        """Keep what mt keeps as well: the penalty with which the validation text has most BLEU."""
+        scores = {}
+        for self.length_penalty in LENGTH_PENALTIES:
+            scores[self.length_penalty] = self.validation_scores(beam=beam)["bleu"]
+            print(f"length penalty {self.length_penalty}: BLEU {scores[self.length_penalty]:.2f}", file=sys.stderr)
+        self.length_penalty = max(scores, key=lambda penalty: scores[penalty])
 
     @torch.inference_mode()
     def loss(self) -> float:
@@ -130,6 +143,7 @@ class MarianTraining:
             batch=BATCH_SENTENCES[self.compute.device.type],
             threads=torch.get_num_threads(),
             max_target_tokens=self.max_target_tokens,
+            length_penalty=self.length_penalty,
         )
         return generation.translate(lines).translations
 
@@ -142,6 +156,7 @@ class MarianTraining:
         config = self.prepared.config
         return {
             **asdict(self.schedule),
+            "length_penalty": self.length_penalty,
             "batch_tokens": config.data.batch_tokens,
             "label_smoothing": LABEL_SMOOTHING,
             "gradient_clip": GRADIENT_CLIP,

@@ -95,6 +95,7 @@ def trained(options: argparse.Namespace, started: float) -> "MarianTraining":
     )
     training = MarianTraining(*prepare(options), schedule, Clock(started))
     training.fit()
+    training.choose_length_penalty(beam=BEAM)  # beyond its minutes
     return training
 
 

@@ -75,10 +75,10 @@ def event_line(record: Record) -> str:
         case "compiled":
             return f"compiled: {record['graphs']:,} graphs"
         case "length_penalty":
-            scores = (
-                f"{record['metric']} {record['score']:.2f}, and {record['score_before']:.2f} with {record['before']:g}"
-            )
-            return f"length penalty {record['length_penalty']:g} is kept: with beam {record['beam']} {scores}"
+            chosen, before = record["length_penalty"], record["before"]
+            instead = f", {record['score_before']:.2f} with {before:g}" if chosen != before else ""
+            found = f"{record['metric']} {record['score']:.2f} on validation{instead}"
+            return f"length penalty {chosen:g} is kept: with beam {record['beam']} {found}"
         case "out_of_memory":
             return f"warning: out of memory: {record['micro_batch_tokens']:,} target tokens at a time from now on"
     return ""
