@@ -155,6 +155,7 @@ class BatchSampler:
         self.seed = seed
         self.weights = weights
         self.bidirectional_epochs = bidirectional_epochs
+        self.kept: tuple[int, list[np.ndarray]] = (-1, [])  # the epoch asked for last, and its updates
 
     def pairs(self, epoch: int) -> int:
         """The first so many of the corpus's pairs belong to an epoch."""
@@ -162,7 +163,17 @@ class BatchSampler:
         return len(self.target_lengths) // halves
 
     def epoch(self, number: int) -> list[np.ndarray]:
-        """All updates of an epoch, as arrays of sentence numbers, in the order of training."""
+        """All updates of an epoch, as arrays of sentence numbers, in the order of training.
+
+        They are kept until another epoch is asked for: `extremes` and then training ask for the first.
+        """
+        if number != self.kept[0]:
+            self.kept = (-1, [])  # makes room
+            self.kept = (number, self.ordered(number))
+        return self.kept[1]
+
+    def ordered(self, number: int) -> list[np.ndarray]:
+        """The updates of `epoch`, made anew."""
         generator = np.random.default_rng((self.seed, number))
         order = self.drawn(number, generator)
         if not len(order):

@@ -3,7 +3,7 @@
 All of a Transformer but attention treats tokens one by one.  Training therefore computes on a row of tokens that is
 rounded up to few different lengths, for each of which kernels are made once, and only attention sees sentences apart.
 
-Shapes: B sentences, T the longest of them, M tokens of the row, C numbers that stand for one token.
+Shapes: B sentences, T tokens that each is padded to, M tokens of the row, C numbers that stand for one token.
 """
 
 from typing import Any
@@ -12,9 +12,15 @@ import torch
 from torch import Tensor
 
 # Of attention: a softmax over fewer keys than a vector register holds takes a CPU many times as long as over so many.
-SHORTEST_ROW = 16
+SHORTEST_ROW = {"cpu": 16, "cuda": 1}
 # A bias whose rows are not aligned is copied by CUDA's kernels of attention, and refused by them in a compiled layer.
 ROW_MULTIPLE = {"cpu": 1, "cuda": 8}
+
+
+def padded_length(longest: int, device: torch.device) -> int:
+    """How many tokens sentences are padded to for attention, when the longest has so many."""
+    multiple = ROW_MULTIPLE[device.type]
+    return -(-max(longest, SHORTEST_ROW[device.type]) // multiple) * multiple
 
 
 class Packing:
@@ -26,17 +32,16 @@ class Packing:
         `seen` (1, M) is 0 where a token has no embedding but its position's, else 1.
         """
         B, device = len(lengths), lengths.device
-        multiple = ROW_MULTIPLE[device.type]
-        longest = -(-max(longest, SHORTEST_ROW) // multiple) * multiple
+        T = padded_length(longest, device)
         self.sentences, self.seen = B, seen
         starts = lengths.cumsum(0) - lengths
-        steps = torch.arange(longest, device=device)
+        steps = torch.arange(T, device=device)
         real = steps < lengths[:, None]  # (B, T)
         sentence = torch.arange(B, device=device).repeat_interleave(lengths, output_size=tokens)  # (tokens,)
         position = torch.arange(tokens, device=device) - starts[sentence]
         rest = lengths.new_zeros(row - tokens)
         self.positions = torch.cat((position, rest))  # (M,) of each token in its sentence
-        self.in_sentences = torch.cat((sentence * longest + position, rest))  # (M,) where each stands among B*T
+        self.in_sentences = torch.cat((sentence * T + position, rest))  # (M,) where each stands among B*T
         self.in_row = (starts[:, None] + steps).where(real, 0).flatten()  # (B*T,) the reverse
         # Also where nothing is padding: what is not there in one batch would have another compiled for it.
         self.real_in_sentences = real.flatten()[:, None].float()  # (B*T, 1), 1 or 0

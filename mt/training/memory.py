@@ -1,5 +1,6 @@
 """How many target tokens at a time the memory of a GPU holds, found by trying before the first step."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -9,6 +10,8 @@ from mt.corpus.batching import Batch
 from mt.errors import out_of_memory
 from mt.training.update import Updater
 
+logger = logging.getLogger(__name__)
+
 MARGIN = 0.85  # of the free memory is all that a try may take: later batches have other shapes
 MOMENTS = 2  # numbers that an optimizer comes to keep for each weight
 
@@ -17,7 +20,7 @@ def tokens_that_fit(updater: Updater, parts: Callable[[int], list[Batch]], token
     """Halve the target tokens at a time, from `tokens` on, until what has to be computed fits; returns the number.
 
     `parts` makes the largest batches for a number.  Weights and random numbers stay as they are, and no gradient is
-    left.  Sentences are not parted: where one alone does not fit, training will say so.
+    left.  Sentences are not parted: where one alone leaves no margin, a warning says so.
     """
     compute = updater.compute
     updater.model.train()
@@ -28,7 +31,13 @@ def tokens_that_fit(updater: Updater, parts: Callable[[int], list[Batch]], token
             if weight not in updater.optimizer.state
             for _ in range(MOMENTS)
         ]
-        while not fits(updater, batches := parts(tokens)) and max(batch.sentences for batch in batches) > 1:
+        while not fits(updater, batches := parts(tokens)):
+            if max(batch.sentences for batch in batches) == 1:
+                logger.warning(
+                    "beside the weights there is hardly memory for one long pair at a time: training is slow and may "
+                    "fail; take a smaller --preset, or leave long pairs out: --set data.max_tokens=N"
+                )
+                break
             tokens //= 2
         del room, batches
     compute.release_memory()

@@ -1,6 +1,7 @@
 """Updates and their tensors: every sentence once, in an order that two numbers fix; batches by hand."""
 
 import tracemalloc
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -196,6 +197,25 @@ def test_an_epoch_takes_few_bytes_for_each_pair():
     assert peak < 40 * pairs
 
 
+def test_the_first_epoch_is_ordered_once_for_the_trial_of_memory_and_for_training(monkeypatch):
+    ordered, plainly = [], BatchSampler.ordered
+    monkeypatch.setattr(BatchSampler, "ordered", lambda self, number: ordered.append(number) or plainly(self, number))
+    updates = sampler(random_corpus())
+    updates.extremes()
+    stream = updates.updates(0, 0)
+    while next(stream)[1] < 2:
+        pass
+    assert ordered == [0, 1]
+
+
+def test_of_two_epochs_only_the_last_one_asked_for_is_kept():
+    updates = sampler(random_corpus())
+    first = weakref.ref(updates.epoch(0)[0].base)
+    assert first() is not None
+    updates.epoch(1)
+    assert first() is None
+
+
 def test_an_update_holds_sentences_of_like_length():
     corpus = random_corpus(2000)
     spans = sorted(
@@ -218,6 +238,8 @@ def test_an_epoch_depends_on_its_seed_and_number_alone():
     once = sampler(corpus)
     for number in (5, 0):
         once.epoch(number)  # what was drawn before does not count
+    assert plain(once.epoch(0)) == plain(sampler(corpus).epoch(0))  # kept, and
+    assert plain(once.epoch(5)) == plain(sampler(corpus).epoch(5))  # made again
     assert plain(once.epoch(2)) == plain(sampler(corpus).epoch(2))
     assert plain(once.epoch(2)) != plain(once.epoch(3))
     assert plain(once.epoch(2)) != plain(sampler(corpus, seed=2).epoch(2))

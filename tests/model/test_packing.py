@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mt.model.attention import MultiHeadAttention
 from mt.model.config import ModelConfig
-from mt.model.packing import SHORTEST_ROW, Packing
+from mt.model.packing import Packing, padded_length
 from mt.model.transformer import Transformer
 
 V, C = 11, 6
@@ -33,16 +33,20 @@ def test_tokens_stand_at_their_positions():
 
 
 def test_shapes():
-    where = packing((4, 2, 5), rest=3)
-    padded = where.pad(torch.randn(1, 14, C))
-    assert padded.shape == (3, SHORTEST_ROW, C)
-    assert where.unpad(padded).shape == (1, 14, C)
-    assert where.mask.shape == (3, SHORTEST_ROW)
+    where = packing((4, 2, 18), rest=3)
+    padded = where.pad(torch.randn(1, 27, C))
+    assert padded.shape == (3, 18, C)
+    assert where.unpad(padded).shape == (1, 27, C)
+    assert where.mask.shape == (3, 18)
 
 
-def test_longer_sentences_are_padded_to_the_longest_only():
-    where = packing((SHORTEST_ROW + 2, 4), rest=0)
-    assert where.pad(torch.randn(1, SHORTEST_ROW + 6, C)).shape == (2, SHORTEST_ROW + 2, C)
+@pytest.mark.parametrize(("longest", "cpu", "cuda"), [(1, 16, 8), (8, 16, 8), (9, 16, 16), (16, 16, 16), (17, 17, 24)])
+def test_short_rows_are_filled_up_on_the_cpu_and_aligned_on_cuda(longest, cpu, cuda):
+    assert [padded_length(longest, torch.device(name)) for name in ("cpu", "cuda")] == [cpu, cuda]
+
+
+def test_rows_are_as_long_as_attention_on_the_device_wants_them(device):
+    assert packing((4, 2, 5), device=device).mask.shape == (3, padded_length(5, device))
 
 
 @pytest.mark.parametrize("rest", [0, 3])
@@ -57,19 +61,19 @@ def test_padding_and_packing_again_changes_nothing(device, lengths, rest):
     assert where.mask.sum(-1).tolist() == list(lengths)
 
 
-@pytest.mark.parametrize("lengths", [(4, 2, 17), (18, 18)])
+@pytest.mark.parametrize("lengths", [(4, 2, 5), (4, 2, 17), (18, 18)])
 def test_gradients_are_those_of_plain_indexing(device, lengths):
     """What the padding and the rest of the row receive is thrown away, as where nothing is padded."""
     where, tokens = packing(lengths, 2, device), sum(lengths)
     x = torch.randn(1, tokens + 2, C, device=device, requires_grad=True)
-    wanted = torch.randn(len(lengths), max(lengths), C, device=device)
-    plain = pad_sequence(x[0, :tokens].split(lengths), batch_first=True)
-    real = pad_sequence([torch.ones(length, 1, device=device) for length in lengths], batch_first=True)
+    longest, padded = max(lengths), padded_length(max(lengths), device)
+    wanted = torch.randn(len(lengths), padded, C, device=device)
+    plain = pad_sequence(x[0, :tokens].split(lengths), batch_first=True)  # to the longest
     (ours,) = torch.autograd.grad((where.pad(x) * wanted).sum(), x)
-    (theirs,) = torch.autograd.grad((plain * wanted * real).sum(), x)
+    (theirs,) = torch.autograd.grad((plain * wanted[:, :longest]).sum(), x)
     assert torch.equal(ours, theirs)
 
-    y = torch.randn(len(lengths), max(lengths), C, device=device, requires_grad=True)
+    y = torch.randn(len(lengths), padded, C, device=device, requires_grad=True)
     back = torch.randn(tokens + 2, C, device=device)
     (ours,) = torch.autograd.grad((where.unpad(y)[0] * back).sum(), y)
     flat = torch.cat([row[:length] for row, length in zip(y, lengths, strict=True)])

@@ -52,12 +52,13 @@ def scarce(monkeypatch):
     return arrange
 
 
-def test_an_update_that_fits_is_computed_at_once(updater, parts):
+def test_an_update_that_fits_is_computed_at_once(updater, parts, caplog):
     assert tokens_that_fit(updater, parts, TOKENS) == TOKENS
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError()])
-def test_tokens_are_halved_until_every_part_fits(updater, parts, scarce, error):
+def test_tokens_are_halved_until_every_part_fits(updater, parts, scarce, error, caplog):
     tried = scarce(60, error)
     found = tokens_that_fit(updater, parts, TOKENS)
     assert found in (TOKENS // 2, TOKENS // 4, TOKENS // 8)
@@ -67,6 +68,7 @@ def test_tokens_are_halved_until_every_part_fits(updater, parts, scarce, error):
         < max(batch.target_tokens for batch in parts(2 * found))
     )
     assert max(tried) > 60
+    assert not caplog.records
 
 
 def test_a_margin_of_memory_is_left(updater, parts, monkeypatch):
@@ -100,10 +102,14 @@ def test_nothing_is_left_of_the_trial(updater, parts, scarce, device):
         assert torch.equal(weight, before[name])
 
 
-def test_halving_ends_at_single_sentences(updater, parts, scarce):
+def test_halving_ends_at_single_sentences_and_a_warning_names_what_helps(updater, parts, scarce, caplog):
     scarce(1)
     found = tokens_that_fit(updater, parts, TOKENS)
     assert all(batch.sentences == 1 for batch in parts(found))
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "hardly memory for one long pair" in record.message
+    assert all(remedy in record.message for remedy in ("a smaller --preset", "--set data.max_tokens=N"))
 
 
 def test_another_error_is_not_mistaken_for_a_lack_of_memory(updater, parts, scarce):
