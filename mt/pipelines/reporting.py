@@ -64,6 +64,8 @@ def event_line(record: Record) -> str:
     match record["event"]:
         case "decay":
             return f"the learning rate falls to 0 over {record['steps']:,} steps"
+        case "consistency":
+            return f"two passes over each sentence from now on ({record['method']})"
         case "skipped":
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["reasons"].items())
             return f"warning: updates skipped since the last line: {record['updates']:,} ({reasons})"

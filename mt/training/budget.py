@@ -23,6 +23,7 @@ class Progress:
     max_steps: int = 0  # the limits that this was reached under
     max_minutes: float = 0.0
     decay: Decay | None = None  # once the learning rate falls for good
+    consistent_from: int | None = None  # the step after which two passes are made, once that is known
     best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
     validations_without_gain: int = 0
     validated_step: int = 0  # the last step that was judged
@@ -109,6 +110,15 @@ class Budget:
         else:
             return None
         return Decay(step, max(1, steps))
+
+    def share_used(self) -> float:
+        """Of the limit that is nearer; 0 without one."""
+        shares = [0.0]
+        if self.config.max_steps:
+            shares.append(self.progress.step / self.config.max_steps)
+        if self.config.max_minutes:
+            shares.append(self.clock.elapsed() / self.time_limit())
+        return max(shares)
 
     def seconds_left(self) -> float | None:
         """Until the nearer limit; None without one."""

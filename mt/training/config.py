@@ -24,7 +24,9 @@ class TrainingConfig:
     sampling_alpha: float = 0.0  # pieces drawn anew each epoch: unigram 0.3, say; bpe 0.1; 0: always the best ones
     noise_rate: float = 0.0  # share of sources learned in capitals, in title case or mistyped, drawn anew each epoch
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
-    consistency: str = "off"  # off | r-drop | simcut: two passes over each sentence are made to predict alike
+    consistency: str = auto()  # off | r-drop | simcut: two passes over each sentence are made to predict alike
+    consistency_from: float = auto()  # share of the budget before which there is one pass; auto: 0.3 with a limit
+    consistency_epochs: int = auto()  # that there are at least before; asked for: 0
     consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
     cutoff: float = auto()  # share of embeddings that the second pass does not see; auto: as published
     micro_batch_tokens: int = auto()  # target tokens computed at a time; 0: an update, or what of it a GPU holds
@@ -39,8 +41,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "max_steps", "max_minutes", "bidirectional_epochs", "consistency_alpha", "micro_batch_tokens", "seed",
-            "threads",
+            "max_steps", "max_minutes", "bidirectional_epochs", "consistency_alpha", "consistency_epochs",
+            "micro_batch_tokens", "seed", "threads",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is negative")
@@ -49,7 +51,7 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name} is below 1")
         if self.timeout_seconds <= 0:
             raise ConfigError("training.timeout_seconds is not above 0")
-        for name in ("sampling_alpha", "noise_rate", "ema_decay", "label_smoothing", "cutoff"):
+        for name in ("sampling_alpha", "noise_rate", "ema_decay", "label_smoothing", "cutoff", "consistency_from"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} {getattr(self, name)} is not at least 0 and below 1")
         if self.consistency != "off" and self.consistency not in SHARES:

@@ -104,6 +104,7 @@ class Trainer:
         for update in self.updates(self.micro_batch_tokens, progress.epoch, progress.position):
             if reason := self.reason_to_stop():
                 break
+            self.plan_consistency()
             self.plan_decay()
             self.update(update)
             progress.step += 1
@@ -226,6 +227,18 @@ class Trainer:
         if progress.decay and self.optimizer_config.schedule == "warmup_stable_decay":
             keep.add(progress.decay.start)
         self.checkpoints.keep(keep)
+
+    def plan_consistency(self) -> None:
+        """Make two passes of each update from some step on, which is fixed once its time has come."""
+        progress, config = self.progress, self.config
+        due = self.budget.share_used() >= config.consistency_from and progress.epoch >= config.consistency_epochs
+        if self.updater.consistency and progress.consistent_from is None and due and not progress.decay:
+            progress.consistent_from = progress.step
+            if progress.step:
+                self.save()
+                self.log({"kind": "event", "event": "consistency", "method": config.consistency})
+            self.budget.restart_pace()  # which is another one from here on
+        self.updater.consistent = progress.consistent_from is not None
 
     def plan_decay(self) -> None:
         """Fix where the learning rate begins to fall, once that is known, and keep the state before it."""

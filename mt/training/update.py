@@ -69,6 +69,7 @@ class Updater:
     label_smoothing: float
     gradient_clip: float  # largest norm of the gradient of the loss per token; 0: no clipping
     consistency: Consistency | None = None
+    consistent: bool = True  # whether it counts yet
 
     def __post_init__(self) -> None:
         self.guard = Guard(self.compute.device)
@@ -121,5 +122,6 @@ class Updater:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `batch_loss`."""
+        consistency = self.consistency if self.consistent else None
         with self.compute.autocast():
-            return batch_loss(self.model, batch, self.label_smoothing, self.consistency)
+            return batch_loss(self.model, batch, self.label_smoothing, consistency)

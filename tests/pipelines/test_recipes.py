@@ -6,8 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
-from mt.pipelines.recipe import OWN_RECIPES, CorpusFacts, Settings, resolve_model
+from mt.device import Compute
+from mt.errors import ConfigError
+from mt.pipelines.recipe import OWN_RECIPES, CorpusFacts, Settings, resolve, resolve_model, resolve_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(OWN_RECIPES.glob("*.toml"))
@@ -83,3 +86,36 @@ def test_activations_are_dropped_like_the_rest_unless_it_is_said(given, dropouts
     facts = CorpusFacts(pairs=29_000, target_tokens=400_000, vocabularies=(100, 100), languages=("de", "en"))
     model = resolve_model(settings, facts, share_embeddings=True)
     assert (model.dropout, model.attention_dropout, model.activation_dropout) == dropouts
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "method", "starts"),
+    [
+        pytest.param("small", {"max_minutes": 60}, "r-drop", (0.3, 8), id="17 weights a token"),
+        pytest.param("tiny", {"max_minutes": 60}, "off", (0.0, 0), id="5 weights a token"),
+        pytest.param("small", {}, "off", (0.0, 0), id="no budget to take a share of"),
+        pytest.param("small", {"max_steps": 9, "consistency": "off"}, "off", (0.0, 0), id="refused"),
+        pytest.param("tiny", {"max_steps": 9, "consistency": "simcut"}, "simcut", (0.3, 0), id="asked for"),
+        pytest.param("tiny", {"consistency": "simcut"}, "simcut", (0.0, 0), id="asked for without a budget"),
+    ],
+)
+def test_two_passes_are_made_where_a_model_could_learn_the_text_by_heart(preset, given, method, starts):
+    """The facts are those of Multi30k de-en."""
+    training = recipe_of(preset, given).training
+    assert training.consistency == method
+    assert (training.consistency_from, training.consistency_epochs) == starts
+    assert training.consistency_alpha == {"r-drop": 5.0, "simcut": 3.0, "off": 0.0}[method]
+
+
+def test_a_share_of_no_budget_is_refused():
+    with pytest.raises(ConfigError, match=r"consistency_from is a share of the limit, and none is given"):
+        recipe_of("small", {"consistency": "r-drop", "consistency_from": 0.5})
+
+
+def recipe_of(preset, training):
+    settings = Settings()
+    settings.add({"data": {"train": [{"tsv": "text"}]}, "model": {"preset": preset}, "training": training}, "test")
+    vocabularies, languages = (8_000, 8_000), ("de", "en")
+    facts = CorpusFacts(pairs=28_996, target_tokens=455_488, vocabularies=vocabularies, languages=languages)
+    tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
+    return resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)

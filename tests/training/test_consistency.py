@@ -179,10 +179,13 @@ def test_agreement_is_learned(device, batch):
         ({"consistency": "rdrop"}, "training.consistency rdrop is none of off, r-drop, simcut"),
         ({"cutoff": 1.0}, r"training.cutoff 1.0 is not at least 0 and below 1"),
         ({"consistency_alpha": -1.0}, "training.consistency_alpha is negative"),
+        ({"consistency_from": 1.0}, r"training.consistency_from 1.0 is not at least 0 and below 1"),
+        ({"consistency_epochs": -1}, "training.consistency_epochs is negative"),
     ],
 )
 def test_an_impossible_setting_is_refused(change, message):
-    values = {"consistency_alpha": 0.0, "cutoff": 0.0, "device": "cpu", "precision": "fp32", "threads": 1}
+    values = {"consistency": "r-drop", "consistency_from": 0.0, "consistency_epochs": 0, "consistency_alpha": 0.0}
+    values |= {"cutoff": 0.0, "device": "cpu", "precision": "fp32", "threads": 1}
     values |= {"compile": False, "micro_batch_tokens": 0, "validate_every_steps": 1, "checkpoint_every_steps": 1}
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**values | change)

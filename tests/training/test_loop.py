@@ -23,6 +23,7 @@ from mt.training import budget, loop, update
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import TrainingConfig, ValidationConfig
+from mt.training.consistency import Consistency
 from mt.training.loop import Meter, Trainer
 from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import Decay, OptimizerConfig, make_optimizer
@@ -76,7 +77,8 @@ def make_trainer(
         "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "compile": False,
         "micro_batch_tokens": micro_batch_tokens,
         "validate_every_steps": 5, "checkpoint_every_steps": 5, "log_every_steps": 1,
-        "consistency_alpha": 0.0, "cutoff": 0.0, "ema_decay": 0.9,
+        "consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0, "consistency_alpha": 0.0, "cutoff": 0.0,
+        "ema_decay": 0.9,
     }  # fmt: skip
     schedule = {"peak_learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0}
     training |= {key: given.pop(key) for key in list(given) if key in TrainingConfig.__dataclass_fields__}
@@ -215,6 +217,9 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         precision="fp32",
         threads=1,
         compile=False,
+        consistency="off",
+        consistency_from=0.0,
+        consistency_epochs=0,
         consistency_alpha=0.0,
         cutoff=0.0,
         micro_batch_tokens=0,
@@ -222,6 +227,48 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         checkpoint_every_steps=1,
     )
     assert (config.keep_last, config.keep_best) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "passes"),
+    [
+        pytest.param({}, "2222222222", id="from the start"),
+        pytest.param({"consistency_from": 0.5}, "1111122222", id="from a share of the budget on"),
+        pytest.param({"consistency_from": 0.1, "consistency_epochs": 1}, "1112222222", id="after an epoch of 3 updates"),
+        pytest.param({"consistency_epochs": 3}, "1111111111", id="never once the learning rate falls"),
+        pytest.param({"consistency": "off"}, "1111111111", id="never"),
+    ],
+)
+def test_two_passes_are_made_once_their_time_has_come(tmp_path, given, passes):
+    schedule = {"schedule": "warmup_stable_decay", "max_steps": 10, "decay_fraction": 0.4}
+    trainer = make_trainer(tmp_path, **schedule, **{"consistency": "r-drop"} | given)
+    events, made, updater = events_of(trainer), "", trainer.updater
+    if trainer.config.consistency != "off":
+        updater.consistency = Consistency(method="r-drop", alpha=5.0, cutoff=0.0)
+    follow = trainer.update
+
+    def update(update):
+        nonlocal made
+        made += "2" if updater.consistency and updater.consistent else "1"
+        follow(update)
+
+    trainer.update = update
+    trainer.run()
+    assert made == passes
+    begun = passes.find("2")
+    assert [event["step"] for event in events if event.get("event") == "consistency"] == ([begun] if begun > 0 else [])
+    assert trainer.progress.consistent_from == (begun if begun >= 0 else None)
+    if begun > 0:
+        assert trainer.checkpoints.state(begun)["consistent_from"] == begun
+
+
+def test_of_minutes_as_of_steps_a_share_is_used(tmp_path):
+    """Of 60 seconds 2.5 validations of 2 and 2 more are kept for the end: 26.5 are half of what is left."""
+    trainer = make_trainer(tmp_path, max_minutes=1.0, max_steps=100, progress=Progress(validation_seconds=2.0))
+    trainer.budget.clock = SimpleNamespace(elapsed=lambda: 26.5)
+    assert trainer.budget.share_used() == 0.5
+    trainer.progress.step = 60
+    assert trainer.budget.share_used() == 0.6
 
 
 def test_the_learning_rate_falls_to_zero_with_the_last_step(tmp_path):
