@@ -91,7 +91,8 @@ def ladder(options: argparse.Namespace) -> list[Rung]:
     rungs = LADDER
     if options.smoke:
         plain = Rung(preset="smoke", precision="fp32", smoke=True)
-        rungs = [plain, replace(plain, precision="bf16"), replace(plain, engine="hf")]
+        rungs = [plain, replace(plain, precision="bf16"), replace(plain, compiled=True)]
+        rungs += [replace(plain, engine="hf"), replace(plain, engine="hf", compiled=True)]
     has_peer = found("transformers") is not None
     return [replace(rung, device=options.device) for rung in rungs if rung.engine == "mt" or has_peer]
 
@@ -141,24 +142,14 @@ def short_run(options: argparse.Namespace, until: float) -> dict[str, Any]:
     """What `mt train` logs in some steps with validations, all choices left to it, and how it ended."""
     texts = sorted(options.corpus.glob("train.*"))[:2]
     steps = 4 if options.smoke else RUN_STEPS
-    often = [f"training.{name}={steps // 2}" for name in ("validate_every_steps", "log_every_steps")]
-    small = ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=300"]
-    small += [f"model.{name}={size}" for name, size in SMOKE.items()]
+    settings = [f"training.{name}={steps // 2}" for name in ("validate_every_steps", "log_every_steps")]
+    if options.smoke:
+        settings += ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=300"]
+        settings += [f"model.{name}={size}" for name, size in SMOKE.items()]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "mt",
-            "train",
-            "--train",
-            *texts,
-            "--output",
-            folder,
-            "--max-steps",
-            str(steps),
-        ]
-        command += ["--device", options.device]
-        command += [word for each in often + (small if options.smoke else []) for word in ("--set", each)]
+        command = [sys.executable, "-m", "mt", "train", "--train", *texts, "--output", folder]
+        command += ["--max-steps", str(steps), "--device", options.device]
+        command += [word for each in settings for word in ("--set", each)]
         seconds = seconds_for_a_part(options, until)
         try:
             code: int | None = subprocess.run(command, cwd=ROOT, timeout=seconds, check=False).returncode
