@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import ROOT, circumstances, found, machine_name
+from measured import ROOT, circumstances, found, machine_name, write_result
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from trainers import DROPOUT, Job, mt_training, peer_training
 
 from mt.device import choose
 from mt.errors import MTError
-from mt.files import write_json
 from mt.model.cost import training_flops, weight_products
 from mt.pipelines.bench_train import TrainBench, Work, made_up_work, matrix_rate
 from mt.pipelines.measuring import spread
@@ -283,9 +282,7 @@ def main() -> None:
     record = circumstances(PACKAGES) | {"what": "train-gpu", "vocabulary": VOCABULARY, "dropout": DROPOUT}
     record |= measure_all(options, started + options.seconds)
     path = options.output / f"train-gpu-{options.machine or machine_name(options.device)}.json"
-    write_json(path, record)
-    print(f"wrote {path}", file=sys.stderr)
-    print(table(record))
+    write_result(path, record, table(record))
 
 
 if __name__ == "__main__":
