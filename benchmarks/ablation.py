@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from measured import circumstances, machine_name, text_record, warn_when_busy
+from measured import circumstances, machine_name, text_record, warn_when_busy, write_result
 from scores import score_of
 from train import (
     PACKAGES,
@@ -30,7 +30,7 @@ from train import (
 )
 
 from mt.errors import MTError
-from mt.files import read_lines, write_json
+from mt.files import read_lines
 from mt.pipelines.run_folder import RunFolder
 from mt.settings import read_toml
 
@@ -177,9 +177,7 @@ def main() -> None:
         "results": results,
     }
     path = options.results / f"ablation-{options.pair}-{options.machine or machine_name(device)}.json"
-    write_json(path, record)
-    print(f"wrote {path}", file=sys.stderr)
-    print(table(results))
+    write_result(path, record, table(results))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measured import circumstances, preset_of
+from measured import circumstances, preset_of, write_result
 from train import Failure, best_validation, provenance, training_figures
 
 from mt.errors import MTError
-from mt.files import write_json
 from mt.pipelines.run_folder import RunFolder
 
 PACKAGES = ("torch", "sentencepiece", "sacrebleu", "numpy")
@@ -72,9 +71,8 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     options = arguments()
     results = [result(path) for path in options.runs]
-    write_json(options.output, circumstances(PACKAGES) | {"what": "choices", "results": results})
-    print(f"wrote {options.output}", file=sys.stderr)
-    print(table(results))
+    record = circumstances(PACKAGES) | {"what": "choices", "results": results}
+    write_result(options.output, record, table(results))
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import ROOT, circumstances, found, machine_name
+from measured import ROOT, circumstances, found, machine_name, write_result
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from trainers import DROPOUT, Job, mt_training, peer_training
 
 from mt.device import choose
 from mt.errors import MTError
-from mt.files import write_json
 from mt.model.cost import training_flops, weight_products
 from mt.pipelines.bench_train import TrainBench, Work, made_up_work, matrix_rate
 from mt.pipelines.measuring import spread
@@ -91,7 +90,8 @@ def ladder(options: argparse.Namespace) -> list[Rung]:
     rungs = LADDER
     if options.smoke:
         plain = Rung(preset="smoke", precision="fp32", smoke=True)
-        rungs = [plain, replace(plain, precision="bf16"), replace(plain, engine="hf")]
+        rungs = [plain, replace(plain, precision="bf16"), replace(plain, compiled=True)]
+        rungs += [replace(plain, engine="hf"), replace(plain, engine="hf", compiled=True)]
     has_peer = found("transformers") is not None
     return [replace(rung, device=options.device) for rung in rungs if rung.engine == "mt" or has_peer]
 
@@ -141,24 +141,14 @@ def short_run(options: argparse.Namespace, until: float) -> dict[str, Any]:
     """What `mt train` logs in some steps with validations, all choices left to it, and how it ended."""
     texts = sorted(options.corpus.glob("train.*"))[:2]
     steps = 4 if options.smoke else RUN_STEPS
-    often = [f"training.{name}={steps // 2}" for name in ("validate_every_steps", "log_every_steps")]
-    small = ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=300"]
-    small += [f"model.{name}={size}" for name, size in SMOKE.items()]
+    settings = [f"training.{name}={steps // 2}" for name in ("validate_every_steps", "log_every_steps")]
+    if options.smoke:
+        settings += ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=300"]
+        settings += [f"model.{name}={size}" for name, size in SMOKE.items()]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "mt",
-            "train",
-            "--train",
-            *texts,
-            "--output",
-            folder,
-            "--max-steps",
-            str(steps),
-        ]
-        command += ["--device", options.device]
-        command += [word for each in often + (small if options.smoke else []) for word in ("--set", each)]
+        command = [sys.executable, "-m", "mt", "train", "--train", *texts, "--output", folder]
+        command += ["--max-steps", str(steps), "--device", options.device]
+        command += [word for each in settings for word in ("--set", each)]
         seconds = seconds_for_a_part(options, until)
         try:
             code: int | None = subprocess.run(command, cwd=ROOT, timeout=seconds, check=False).returncode
@@ -292,9 +282,7 @@ def main() -> None:
     record = circumstances(PACKAGES) | {"what": "train-gpu", "vocabulary": VOCABULARY, "dropout": DROPOUT}
     record |= measure_all(options, started + options.seconds)
     path = options.output / f"train-gpu-{options.machine or machine_name(options.device)}.json"
-    write_json(path, record)
-    print(f"wrote {path}", file=sys.stderr)
-    print(table(record))
+    write_result(path, record, table(record))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured import circumstances, machine_name, warn_when_busy
+from measured import circumstances, machine_name, warn_when_busy, write_result
 
 from mt.corpus.encoded import BLOCK, encode_corpus
 from mt.corpus.parallel import CorpusFiles, read_pairs
 from mt.corpus.tokenizer import Tokenizer
-from mt.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "sentencepiece", "numpy")
@@ -210,15 +209,19 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def report(record: dict[str, Any]) -> None:
+def table(record: dict[str, Any]) -> str:
+    """The seconds and memory of each run, and of its phases."""
+    rows = []
     for name, figures in record["runs"].items():
         first = figures["seconds_from_imports_to_first_step"]
-        print(f"{name:8} {figures['seconds']:8.1f} s  {figures['peak_gib']:.2f} GiB  {first:.2f} s to the first step")
+        memory = f"{figures['peak_gib']:.2f} GiB"
+        rows.append(f"{name:8} {figures['seconds']:8.1f} s  {memory}  {first:.2f} s to the first step")
         for phase, part in figures["phases"].items():
             speed = f"  {part['lines_per_second']:,} lines/s" if "lines_per_second" in part else ""
             sizes = f"{part['peak_gib']:.2f} GiB, {part['peak_without_files_gib']:.2f} without files"
-            print(f"  {phase:10} {part['seconds']:8.2f} s  {sizes}{speed}")
-    print(f"encoding is {record['encoding']['ratio']:.2f} times as fast as SentencePiece alone")
+            rows.append(f"  {phase:10} {part['seconds']:8.2f} s  {sizes}{speed}")
+    rows.append(f"encoding is {record['encoding']['ratio']:.2f} times as fast as SentencePiece alone")
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -232,9 +235,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             record |= measure(options, Path(folder))
     name = f"large-corpus-{options.pairs}-{options.machine or machine_name('cpu')}.json"
-    write_json(options.results / name, record)
-    print(f"wrote {options.results / name}", file=sys.stderr)
-    report(record)
+    write_result(options.results / name, record, table(record))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mt import __version__
-from mt.files import checksum
+from mt.files import checksum, write_json
 from mt.model.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,13 @@ def warn_when_busy() -> None:
     load = os.getloadavg()[0]
     if load > IDLE_LOAD:
         print(f"warning: this machine is not idle: a load of {load:.1f} in the last minute", file=sys.stderr)
+
+
+def write_result(path: Path, record: dict[str, Any], summary: str) -> None:
+    """Write a measurement to its file; stderr says where, stdout says in short what came out."""
+    write_json(path, record)
+    print(f"wrote {path}", file=sys.stderr)
+    print(summary)
 
 
 def text_record(path: Path, lines: Sequence[str]) -> dict[str, Any]:

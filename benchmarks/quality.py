@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measured import circumstances, machine_name, text_record, warn_when_busy
+from measured import circumstances, machine_name, text_record, warn_when_busy, write_result
 from scores import literature_scores, upper_cased_record
 from train import corpora_of
 
 from mt.errors import ConfigError, MTError
 from mt.evaluation.metrics import evaluate
-from mt.files import checksum, read_lines, write_json
+from mt.files import checksum, read_lines
 from mt.pipelines.evaluate import score_records
 from mt.pipelines.run_folder import RunFolder
 from mt.settings import AUTO, read_toml
@@ -143,13 +143,10 @@ def main() -> None:
         },
     }
     path = options.output / f"quality-hf-{pair}-{options.machine or machine_name(device)}.json"
-    write_json(path, record)
-    print(f"wrote {path}", file=sys.stderr)
-    print("  ".join(f"{metric['name']} {metric['score']:.2f}" for metric in record["metrics"]))
-    print(
-        f"{figures['steps']:,} updates, {figures['minutes']:.1f} min, "
-        f"{figures['target_tokens_per_second_median']:,.0f} target tok/s"
-    )
+    scores = "  ".join(f"{metric['name']} {metric['score']:.2f}" for metric in record["metrics"])
+    speed = f"{figures['target_tokens_per_second_median']:,.0f} target tok/s"
+    summary = f"{scores}\n{figures['steps']:,} updates, {figures['minutes']:.1f} min, {speed}"
+    write_result(path, record, summary)
 
 
 def tokenizer_files(said: dict[str, Any]) -> list[str]:

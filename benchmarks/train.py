@@ -14,11 +14,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from measured import circumstances, machine_name, text_record, warn_when_busy, without_folders
+from measured import circumstances, machine_name, text_record, warn_when_busy, without_folders, write_result
 from scores import literature_scores, upper_cased_record
 
 from mt.errors import MTError
-from mt.files import checksum, read_lines, write_json, write_text
+from mt.files import checksum, read_lines, write_text
 from mt.pipelines.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -203,13 +203,10 @@ def main() -> None:
         "run": provenance(run),
     }
     name = f"train-{options.corpus.resolve().name}-{options.pair}-{options.machine or machine_name(device)}.json"
-    write_json(options.results / name, record)
-    print(f"wrote {options.results / name}", file=sys.stderr)
-    print("  ".join(f"{metric['name']} {metric['score']:.2f}" for metric in metrics))
-    print(
-        f"{figures['steps']:,} steps, {figures['minutes']:.1f} min, "
-        f"{figures['target_tokens_per_second_median']:,.0f} target tok/s, {figures['peak_memory_gib']:.1f} GiB"
-    )
+    scores = "  ".join(f"{metric['name']} {metric['score']:.2f}" for metric in metrics)
+    speed = f"{figures['target_tokens_per_second_median']:,.0f} target tok/s, {figures['peak_memory_gib']:.1f} GiB"
+    summary = f"{scores}\n{figures['steps']:,} steps, {figures['minutes']:.1f} min, {speed}"
+    write_result(options.results / name, record, summary)
 
 
 def run_device(run: RunFolder) -> str:

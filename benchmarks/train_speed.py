@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import circumstances, machine_name, warn_when_busy
+from measured import circumstances, machine_name, warn_when_busy, write_result
 from trainers import DROPOUT, PEERS, Job, work_of
 from workers import Failure, Worker, running
 
 from mt.errors import MTError
-from mt.files import write_json
 from mt.model.cost import weight_products
 from mt.pipelines.bench_train import Work, matrix_rate
 from mt.pipelines.measuring import spread
@@ -166,9 +165,7 @@ def main() -> None:
         "results": results,
     }
     path = options.output / f"train-speed-{options.machine or machine_name(options.device)}.json"
-    write_json(path, record)
-    print(f"wrote {path}", file=sys.stderr)
-    print(table(results))
+    write_result(path, record, table(results))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from engines import BATCH_SENTENCES, Job
-from measured import circumstances, machine_name, preset_of, text_record, warn_when_busy
+from measured import circumstances, machine_name, preset_of, text_record, warn_when_busy, write_result
 from peers import Disagreement, Sample, check_ctranslate2, check_m2m100, to_m2m100
 from sacrebleu.metrics.bleu import BLEU
 from workers import Failure, Worker, running
 
 from mt.errors import MTError
-from mt.files import checksum, read_lines, write_json
+from mt.files import checksum, read_lines
 from mt.interop.ctranslate2 import to_ctranslate2
 from mt.pipelines.measuring import spread
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
@@ -215,9 +215,7 @@ def main() -> None:
     record |= {"largest_difference_from_mt": differences, "results": results}
     preset = preset_of(record["model"]["model"])
     path = options.output / f"translate-{preset}-{options.machine or machine_name(options.device)}.json"
-    write_json(path, record)
-    print(f"wrote {path}", file=sys.stderr)
-    print(table(results))
+    write_result(path, record, table(results))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,18 @@ from mt.pipelines.train import check_settings
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-ablation, scores, tables = (importlib.import_module(name) for name in ("ablation", "scores", "tables"))
+ablation, measured, scores, tables = (
+    importlib.import_module(name) for name in ("ablation", "measured", "scores", "tables")
+)
 sys.path.remove(str(BENCHMARKS))
+
+
+def test_a_result_is_written_and_only_its_summary_stands_on_stdout(tmp_path, capsys):
+    path = tmp_path / "results" / "train-here.json"
+    measured.write_result(path, {"what": "train"}, "BLEU 39.00")
+    assert json.loads(path.read_text()) == {"what": "train"}
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("BLEU 39.00\n", f"wrote {path}\n")
 
 
 class TestScoresOfPapers:

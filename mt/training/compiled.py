@@ -24,6 +24,8 @@ def compile_layers(model: Transformer) -> None:
     if not can_compile(model.output_weight.device):
         return
     torch._dynamo.config.optimize_ddp = False  # DistributedDataParallel would have graphs cut where its buckets end
+    # Sizes that are equal in the first batch, its sentences and a head's width, say, are not taken for one size.
+    torch.fx.experimental._config.use_duck_shape = False
     # What cannot be compiled after all runs as it is written; so that this holds for what gradients are computed by,
     # too, that is compiled with the rest and not when it is first needed.
     torch._dynamo.config.suppress_errors = True

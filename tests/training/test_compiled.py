@@ -13,7 +13,7 @@ from mt.training.compiled import as_written, compile_layers, compiled_graphs
 from mt.training.update import Updater
 from tests.made_up import SPECIALS, Corpus, small_transformer
 
-SIZES = (20, 31, 13)  # sentences of each update
+SIZES = (8, 31, 13)  # sentences of each update: of the first as many as a head is wide
 
 
 @pytest.fixture
@@ -22,7 +22,11 @@ def compiler(device):
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("no C++ compiler")
     torch.compiler.reset()
-    with torch._dynamo.config.patch(suppress_errors=False, optimize_ddp=True):  # put back after the test
+    with (  # what `compile_layers` sets is put back after the test
+        torch._dynamo.config.patch(suppress_errors=False, optimize_ddp=True),
+        torch._functorch.config.patch(force_non_lazy_backward_lowering=False),
+        torch.fx.experimental._config.patch(use_duck_shape=True),
+    ):
         yield
     torch.compiler.reset()
 
@@ -57,6 +61,25 @@ def test_compiled_layers_learn_what_those_as_written_learn_and_two_graphs_are_en
     with as_written(), torch.inference_mode():
         fast.loss(updates(device)[0].parts[0])
     assert compiled_graphs() - before == 2
+
+
+@pytest.mark.slow
+def test_layers_whose_gradient_cannot_be_compiled_run_as_they_are_written(device, compiler, monkeypatch):
+    plain, without = new_updater(device), new_updater(device)
+    compile_layers(without.model)
+    tried = []
+
+    def fail(graph, *arguments, **options):
+        tried.append(graph)
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_backward", fail)
+    with torch._functorch.config.patch(enable_autograd_cache=False):  # whose gradients were compiled before
+        for update in updates(device):
+            torch.testing.assert_close(without.gradient(update), plain.gradient(update))
+    for weight, other in zip(plain.model.parameters(), without.model.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, weight.grad)
+    assert tried
 
 
 def test_without_a_compiler_layers_run_as_they_are_written_and_one_warning_says_so(monkeypatch, tmp_path, caplog):
