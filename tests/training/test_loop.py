@@ -234,7 +234,9 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
     [
         pytest.param({}, "2222222222", id="from the start"),
         pytest.param({"consistency_from": 0.5}, "1111122222", id="from a share of the budget on"),
-        pytest.param({"consistency_from": 0.1, "consistency_epochs": 1}, "1112222222", id="after an epoch of 3 updates"),
+        pytest.param(
+            {"consistency_from": 0.1, "consistency_epochs": 1}, "1112222222", id="after an epoch of 3 updates"
+        ),
         pytest.param({"consistency_epochs": 3}, "1111111111", id="never once the learning rate falls"),
         pytest.param({"consistency": "off"}, "1111111111", id="never"),
     ],
