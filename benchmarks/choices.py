@@ -45,7 +45,7 @@ def result(path: Path) -> dict[str, Any]:
     }
 
 
-EXTRAS = ("consistency", "sampling_alpha", "noise_rate", "bidirectional_epochs", "ema_decay")
+EXTRAS = ("consistency", "consistency_from", "sampling_alpha", "noise_rate", "bidirectional_epochs", "ema_decay")
 
 
 def besides(recipe: dict[str, dict[str, Any]]) -> str:
