@@ -404,9 +404,10 @@ def test_two_passes_both_directions_variations_and_a_moving_average_are_resumed_
     assert mt("train", "--output", tmp_path / "stopped").code == 0
     assert_same_training(tmp_path / "stopped", tmp_path / "whole")
     assert (last_checkpoint(tmp_path / "whole") / "average.safetensors").is_file()
-    averages = log_of(tmp_path / "whole")[-3:-1]  # before the end
-    assert [record["event"] for record in averages] == ["averaged", "moving_average"]
-    assert sum(record["chosen"] for record in averages) <= 1
+    events = [record for record in log_of(tmp_path / "whole") if record["kind"] == "event"]
+    names = ["started", "consistency", "decay", "averaged", "moving_average", "length_penalty", "finished"]
+    assert [record["event"] for record in events] == names
+    assert sum(record.get("chosen", False) for record in events) <= 1
     settings = tomllib.loads((tmp_path / "whole" / "run.toml").read_text())["training"]
     assert (settings["consistency_alpha"], settings["cutoff"]) == (3.0, 0.05)
 
@@ -438,6 +439,8 @@ def test_what_an_older_recipe_does_not_know_may_be_said_as_it_was(mt, run):
     outcome = mt("train", "--output", run, "--clean", "safe", *said)
     assert outcome.code == 0, outcome.err
     assert mt("train", "--output", run, "--clean", "strict").code == ExitCode.USAGE
+    assert mt("train", "--output", run, "--max-steps", 42).code == 0
+    assert tomllib.loads((run / "run.toml").read_text())["training"]["consistency"] == "off"
     outcome = mt("train", "--output", run, "--set", "training.ema_decay=0.9")
     assert (outcome.code, "training.ema_decay: 0.0 -> 0.9" in outcome.err) == (ExitCode.USAGE, True)
 
@@ -875,7 +878,7 @@ def test_what_may_change_is_said_in_one_line(train, mt, run, tmp_path):
         "training.log_every_steps: 5 -> 7",
         "training.keep_last: 5 -> 2",
         "validation.patience: 0 -> 4",
-        "training.micro_batch_tokens: 4096 -> 50",
+        "training.micro_batch_tokens: 2048 -> 50",
         "training.compile: False -> True",
         "training.validate_every_steps: 10 -> 6",
     ):
