@@ -65,7 +65,9 @@ def event_line(record: Record) -> str:
         case "decay":
             return f"the learning rate falls to 0 over {record['steps']:,} steps"
         case "consistency":
-            return f"two passes over each sentence from now on ({record['method']})"
+            if record["begun"]:
+                return f"two passes over each sentence from now on ({record['method']})"
+            return f"one pass over each sentence to the end: the text has been read {record['epochs']:,} times only"
         case "skipped":
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["reasons"].items())
             return f"warning: updates skipped since the last line: {record['updates']:,} ({reasons})"

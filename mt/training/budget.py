@@ -23,7 +23,7 @@ class Progress:
     max_steps: int = 0  # the limits that this was reached under
     max_minutes: float = 0.0
     decay: Decay | None = None  # once the learning rate falls for good
-    consistent_from: int | None = None  # the step after which two passes are made, once that is known
+    consistent: bool | None = None  # whether two passes are made from here on; None: not yet decided
     best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
     validations_without_gain: int = 0
     validated_step: int = 0  # the last step that was judged

@@ -26,7 +26,7 @@ class TrainingConfig:
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
     consistency: str = auto()  # off | r-drop | simcut: two passes over each sentence are made to predict alike
     consistency_from: float = auto()  # share of the budget before which there is one pass; auto: 0.3 with a limit
-    consistency_epochs: int = auto()  # that there are at least before; asked for: 0
+    consistency_epochs: int = auto()  # that there must have been by then, else there are none; auto, asked for: 0
     consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
     cutoff: float = auto()  # share of embeddings that the second pass does not see; auto: as published
     micro_batch_tokens: int = auto()  # target tokens computed at a time; 0: an update, or what of it a GPU holds

@@ -229,16 +229,17 @@ class Trainer:
         self.checkpoints.keep(keep)
 
     def plan_consistency(self) -> None:
-        """Make two passes of each update from some step on, which is fixed once its time has come."""
+        """Decide, once its time has come, whether two passes are made of each update from here on."""
         progress, config = self.progress, self.config
-        due = self.budget.share_used() >= config.consistency_from and progress.epoch >= config.consistency_epochs
-        if self.updater.consistency and progress.consistent_from is None and due and not progress.decay:
-            progress.consistent_from = progress.step
+        due = self.updater.consistency is not None and self.budget.share_used() >= config.consistency_from
+        if due and progress.consistent is None:
+            progress.consistent = progress.epoch >= config.consistency_epochs
             if progress.step:
                 self.save()
-                self.log({"kind": "event", "event": "consistency", "method": config.consistency})
+                begun = {"method": config.consistency, "begun": progress.consistent, "epochs": progress.epoch}
+                self.log({"kind": "event", "event": "consistency", **begun})
             self.budget.restart_pace()  # which is another one from here on
-        self.updater.consistent = progress.consistent_from is not None
+        self.updater.consistent = bool(progress.consistent)
 
     def plan_decay(self) -> None:
         """Fix where the learning rate begins to fall, once that is known, and keep the state before it."""

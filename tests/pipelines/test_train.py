@@ -591,6 +591,14 @@ def test_the_log_says_what_a_gpu_holds_and_what_was_compiled():
     assert event_line({"event": "compiled", "graphs": 2}) == "compiled: 2 graphs"
 
 
+def test_the_log_says_whether_two_passes_are_made_and_why_not():
+    decided = {"event": "consistency", "method": "r-drop", "epochs": 5}
+    assert event_line({**decided, "begun": True}) == "two passes over each sentence from now on (r-drop)"
+    assert event_line({**decided, "begun": False}).startswith(
+        "one pass over each sentence to the end: the text has been"
+    )
+
+
 def resolved(device="cpu", **training):
     settings = Settings()
     settings.add({"data": {"train": [{"tsv": "text"}]}, "training": training}, "test")

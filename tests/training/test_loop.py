@@ -235,9 +235,9 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         pytest.param({}, "2222222222", id="from the start"),
         pytest.param({"consistency_from": 0.5}, "1111122222", id="from a share of the budget on"),
         pytest.param(
-            {"consistency_from": 0.1, "consistency_epochs": 1}, "1112222222", id="after an epoch of 3 updates"
+            {"consistency_from": 0.3, "consistency_epochs": 1}, "1112222222", id="after an epoch of 3 updates"
         ),
-        pytest.param({"consistency_epochs": 3}, "1111111111", id="never once the learning rate falls"),
+        pytest.param({"consistency_from": 0.2, "consistency_epochs": 1}, "1111111111", id="never, decided within one"),
         pytest.param({"consistency": "off"}, "1111111111", id="never"),
     ],
 )
@@ -257,11 +257,12 @@ def test_two_passes_are_made_once_their_time_has_come(tmp_path, given, passes):
     trainer.update = update
     trainer.run()
     assert made == passes
-    begun = passes.find("2")
-    assert [event["step"] for event in events if event.get("event") == "consistency"] == ([begun] if begun > 0 else [])
-    assert trainer.progress.consistent_from == (begun if begun >= 0 else None)
-    if begun > 0:
-        assert trainer.checkpoints.state(begun)["consistent_from"] == begun
+    later = given.get("consistency_from", 0) > 0  # and not from the start
+    decided = [event for event in events if event.get("event") == "consistency"]
+    assert len(decided) == later
+    for event in decided:
+        assert event["step"] == 10 * given["consistency_from"]
+        assert trainer.checkpoints.state(event["step"])["consistent"] == event["begun"] == ("2" in passes)
 
 
 def test_of_minutes_as_of_steps_a_share_is_used(tmp_path):
