@@ -139,7 +139,8 @@ def draw_marks(axes: "Axes", course: list[Record], colour: str) -> None:
 
 
 def marked(record: Record) -> bool:
-    return record["kind"] == "event" and record["event"] not in UNMARKED
+    turn = record["kind"] == "event" and record["event"] not in UNMARKED
+    return turn and record.get("begun", True)  # two passes may be decided against
 
 
 def legend_of(courses: dict[str, list[Record]]) -> "list[Artist]":

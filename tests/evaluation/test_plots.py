@@ -94,6 +94,14 @@ def test_events_are_marks_across_every_panel():
     assert legend(figure) == ["run", "training", "validation", "averaged", "decay", "moving average", "rolled back"]
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_two_passes_are_marked_only_where_they_began(begun):
+    decided = {**event(7, "consistency"), "begun": begun}
+    figure = training_figure({"run": [train(5, 6.0), decided, train(10, 4.0), event(10, "length_penalty")]})
+    assert ("consistency" in legend(figure)) == begun
+    assert "length penalty" not in legend(figure)
+
+
 def test_each_run_keeps_one_colour_and_one_marker_in_all_panels():
     runs = {name: [train(5, 6.0), valid(5, 5.5, 1.5)] for name in ("one", "other")}
     figure = training_figure(runs)
