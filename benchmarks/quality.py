@@ -19,7 +19,7 @@ from mt.evaluation.metrics import evaluate
 from mt.files import checksum, read_lines
 from mt.pipelines.evaluate import score_records
 from mt.pipelines.run_folder import RunFolder
-from mt.settings import AUTO, read_toml
+from mt.settings import AUTO
 
 if TYPE_CHECKING:
     from marian import MarianTraining
@@ -62,7 +62,7 @@ def prepare(options: argparse.Namespace) -> "tuple[PreparedRun, Compute]":
     from mt.pipelines.train import choose_compute
 
     run = RunFolder(options.run)
-    saved = read_toml(run.recipe)
+    saved = run.read_recipe()
     model: dict[str, Any] = {"dropout": options.dropout}
     if options.preset:
         saved["model"], model["preset"] = {}, options.preset

@@ -57,7 +57,7 @@ class Job:
 
 def work_of(job: Job) -> Work:
     settings = Settings()
-    training = {"device": job.device, "precision": job.precision, "threads": job.threads}
+    training = {"device": job.device, "precision": job.precision, "threads": job.threads, "consistency": "off"}
     data = {"batch_tokens": job.batch_tokens}
     model = {"preset": job.preset, "dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}
     settings.add({"model": model, "data": data, "training": training}, "benchmark")

@@ -24,7 +24,6 @@ from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resol
 from mt.pipelines.resume import OF_THE_MACHINE
 from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
 from mt.pipelines.train import batches_of, choose_compute, make_updater, micro_batch_tokens
-from mt.settings import read_toml
 from mt.training.optimizer import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def run_work(given: Settings, path: Path) -> Work:
     """The text of a run with its recipe, over which the settings given now are laid; a preset replaces its shape."""
     run = RunFolder(path)
     tokenizers = load_tokenizers(run, run.read_config())
-    saved, said = read_toml(run.recipe), run.read_config()["provenance"]["settings"].get("training", {})
+    saved, said = run.read_recipe(), run.read_config()["provenance"]["settings"].get("training", {})
     for key in OF_THE_MACHINE:
         if key not in said:
             saved["training"].pop(key, None)  # older recipes lack some

@@ -7,7 +7,7 @@ from pathlib import Path
 from mt.errors import ConfigError, ModelError
 from mt.pipelines.recipe import Settings, differences
 from mt.pipelines.run_folder import RunFolder
-from mt.settings import Values, read_toml
+from mt.settings import Values
 from mt.training.budget import Progress
 from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
@@ -19,8 +19,6 @@ PREPARATIONS = {"cache", "tokenizer.model", "source.model", "target.model", "con
 RESULTS = {
     "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
 }  # fmt: skip
-# What recipes did that are older than these settings, which "auto" would choose otherwise now.
-BEFORE_CONSISTENCY = {"consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0}
 # Settings that belong to the machine: left to the program, they are chosen anew when a run is continued.
 OF_THE_MACHINE = ("device", "precision", "threads", "compile", "micro_batch_tokens")
 
@@ -32,8 +30,7 @@ def limits(values: Values) -> tuple[int, float]:
 
 def continued_settings(run: RunFolder, now: Settings) -> Settings:
     """The saved recipe with what may change; raises `ConfigError` with the list of what may not."""
-    saved = read_toml(run.recipe)
-    saved["training"] = BEFORE_CONSISTENCY | saved["training"]
+    saved = run.read_recipe()
     said_before = run.read_config()["provenance"]["settings"]
     was_auto = [key for key in OF_THE_MACHINE if key not in said_before.get("training", {})]
     allowed, refused = differences(saved, now, precision_was_auto="precision" in was_auto)

@@ -20,11 +20,12 @@ from mt.errors import ModelError, MTError
 from mt.files import atomic_file, read_json, write_json
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
-from mt.settings import Values, build
+from mt.settings import Values, build, read_toml
 from mt.training.checkpoint import load_tensors, load_weights
 
 FORMAT_VERSION = "1"
 ARCHITECTURES = {"transformer": (ModelConfig, Transformer)}
+BEFORE_CONSISTENCY = {"consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0}
 DECODING_FIELDS = ("beam", "length_penalty", "max_length_ratio", "max_length_offset")
 
 
@@ -87,6 +88,11 @@ class RunFolder:
         if version != FORMAT_VERSION:
             raise ModelError(f"{self.config} has format {version}; this mt reads format {FORMAT_VERSION}", "update mt")
         return record
+
+    def read_recipe(self) -> dict[str, Values]:
+        """run.toml, with what it did where it is older than a setting that "auto" would choose otherwise now."""
+        saved = read_toml(self.recipe)
+        return {**saved, "training": BEFORE_CONSISTENCY | saved["training"]}
 
     def write_tokenizers(self, source: Tokenizer, target: Tokenizer) -> None:
         names = ("tokenizer.model",) * 2 if source is target else ("source.model", "target.model")
