@@ -133,7 +133,7 @@ def test_the_log_has_a_record_a_line_with_kind_step_and_seconds(trained):
     steps = {kind: [r["step"] for r in records if r["kind"] == kind] for kind in ("train", "valid")}
     assert steps == {"train": list(range(5, 41, 5)), "valid": [10, 20, 30, 40]}
     events = [r["event"] for r in records if r["kind"] == "event"]
-    assert events == ["started", "decay", "averaged", "length_penalty", "finished"]
+    assert events == ["started", "consistency", "decay", "averaged", "length_penalty", "finished"]
     for record in records:
         if record["kind"] == "train":
             assert {"loss", "learning_rate", "target_tokens_per_second", "memory_gib", "epoch"} <= record.keys()
