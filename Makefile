@@ -45,8 +45,8 @@ lint: $(READY) ## ruff
 types: $(READY) ## mypy
 	$(BIN)/mypy
 
-unit: $(READY) ## pytest, with coverage
-	$(BIN)/python -m pytest --cov --durations=10 $(PYTEST_FLAGS)
+unit: $(READY) ## pytest, with coverage: a process for each core, which take files of tests in turn
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --durations=10 $(PYTEST_FLAGS)
 
 faults: $(READY) ## the long form of what training must survive: a hundred kills, half as many of two processes
 	MT_KILLS=100 $(BIN)/python -m pytest tests/faults

@@ -39,7 +39,7 @@ COMMANDS = {
     "tokenizer decode": "--model",
     "train": "--train --valid --output --clean --source-lang --target-lang --config --preset --vocab-size --tokenizer"
     f" --max-steps --max-minutes --seed --from --cache --overwrite --show-config --set --devices {DEVICE}",
-    "translate": f"--model --output --nbest --format --shard {SEARCH} {DEVICE}",
+    "translate": f"--model --output --nbest --format --shard --devices {SEARCH} {DEVICE}",
     "evaluate": "--model --source --reference --hypothesis --output --format --target-lang --bleu-tokenize"
     f" {SEARCH} {DEVICE}",
     "info": "--format",

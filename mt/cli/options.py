@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 STATE = {"quiet": False, "debug": False}  # of the flags before the command
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Devices = Annotated[
+    str | None, typer.Option(metavar="0,1,...", help="CUDA devices that share the work, a process for each.")
+]
 TrainingPrecision = Annotated[str, typer.Option(help="auto, fp32, tf32 or bf16.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, tf32, bf16 or int8.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads of the CPU; 0: all that the process may use.")]

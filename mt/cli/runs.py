@@ -1,7 +1,6 @@
 """Commands that make and describe run folders: `mt train`, `info`, `plot`, `average`, `shortlist`, `export`, `demo`."""
 
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mt.cli.options import STATE, Assignments, Preset, TextOrJson, add_assignments, one_of, print_result
+from mt.cli.options import STATE, Assignments, Devices, Preset, TextOrJson, add_assignments, one_of, print_result
 
 STARTED = time.monotonic()  # the minutes of --max-minutes begin here
 
@@ -32,7 +31,7 @@ def train(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="End the whole command in so many minutes.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    devices: Annotated[str | None, typer.Option(metavar="0,1,...", help="CUDA devices that train together.")] = None,
+    devices: Devices = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same machine: the same model.")] = None,
@@ -82,11 +81,12 @@ def train(
     if show_config:
         print_result(settings.as_text().rstrip("\n"))
         return
-    if devices and "TORCHELASTIC_RUN_ID" not in os.environ:
-        from mt.pipelines.launch import launch, parse_devices
+    if devices:
+        from mt.pipelines.launch import is_launched, launch, parse_devices
 
-        launch(parse_devices(devices), sys.argv[1:])
-        return
+        if not is_launched():
+            launch(parse_devices(devices), sys.argv[1:])
+            return
     train_run(
         TrainRequest(
             output=output,

@@ -1,5 +1,6 @@
 """Commands that use models: `mt translate`, `evaluate`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from mt.cli.options import (
     BatchTokens,
     Beam,
     Device,
+    Devices,
     LengthPenalty,
     Models,
     Precision,
@@ -37,11 +39,20 @@ def translate(
         str | None, typer.Option(metavar="I/N", help="Translate the I-th of N parts of FILES alone, to share the work.")
     ] = None,
     device: Device = "auto",
+    devices: Devices = None,
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
     """Translate FILES, one sentence a line, to as many lines in the same order."""
     one_of(form, ("text", "jsonl"), "--format")
+    if devices:
+        from mt.pipelines.launch import is_launched, parse_devices, translate_in_parts
+
+        if shard:
+            raise ConfigError("--devices and --shard both divide the text", "many machines: see torchrun")
+        if not is_launched():
+            translate_in_parts(parse_devices(devices), files or [], output, sys.argv[1:])
+            return
     from mt.pipelines.shards import parse_shard
     from mt.pipelines.translate import SearchRequest
     from mt.pipelines.translate import translate as translate_files
@@ -50,7 +61,8 @@ def translate(
         models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, batch_tokens=batch_tokens,
         shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
-    translate_files(request, files or [], output, form, None if shard is None else parse_shard(shard))
+    part = None if shard is None else parse_shard(shard)
+    translate_files(request, files or [], output, form, part, to_be_joined=bool(devices))
 
 
 def evaluate(

@@ -1,10 +1,11 @@
-"""`mt train --devices 0,1`: a process for each device of this machine, by PyTorch's own launcher."""
+"""`--devices 0,1`: a process for each device of this machine, by PyTorch's own launcher."""
 
 import logging
 import os
 import signal
 import sys
 import uuid
+from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -12,6 +13,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mt.errors import ConfigError, DeviceError, Interrupted
+from mt.pipelines.resumable import join
+from mt.pipelines.shards import Shard
+
+RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
+OWN = "mt-"  # and how it begins where `launch` has said it
 
 
 def parse_devices(text: str) -> list[str]:
@@ -31,6 +37,17 @@ def visible(devices: list[str]) -> list[str]:
     return [names.split(",")[int(device)] for device in devices] if names else devices
 
 
+def is_launched() -> bool:
+    """Whether this process is one that `launch` has started; raises `ConfigError` for one of torchrun's."""
+    run_id = os.environ.get(RUN_ID, "")
+    if run_id and not run_id.startswith(OWN):
+        raise ConfigError(
+            "--devices would start more processes in each that torchrun has started",
+            "leave it out: each process of torchrun takes the device of its rank",
+        )
+    return bool(run_id)
+
+
 def launch(devices: list[str], arguments: list[str]) -> None:
     """Run `mt ARGUMENTS` in a process for each device; each finds its own by its rank.
 
@@ -45,7 +62,7 @@ def launch(devices: list[str], arguments: list[str]) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=len(devices),
-        run_id=uuid.uuid4().hex,
+        run_id=OWN + uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
@@ -60,7 +77,21 @@ def launch(devices: list[str], arguments: list[str]) -> None:
         name = signal.Signals(-failure.exitcode).name
         raise DeviceError(
             f"rank {rank} of {len(devices)} was ended by {name}",
-            "run the same command again: it goes on from its last checkpoint",
+            "run the same command again: it goes on where it stopped",
         ) from error
     except (KeyboardInterrupt, SignalException) as error:  # handed on to all, who have saved
         raise Interrupted("stopped") from error
+
+
+def translate_in_parts(devices: list[str], files: list[Path], output: Path | None, arguments: list[str]) -> None:
+    """Run `mt ARGUMENTS`, which translates files, in a process for each device, and join what they write.
+
+    Stopped and given again, each process goes on where it stopped.
+    """
+    if output is None or not files or (output.exists() and not output.is_file()):
+        raise ConfigError(
+            "--devices needs FILES to read and a file to write as --output",
+            "each device translates a part of the lines, and the parts are joined",
+        )
+    launch(devices, arguments)
+    join([Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)], output)

@@ -6,16 +6,22 @@ work.  The same command run again keeps that much and does the rest, in the same
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mt.errors import MTError
-from mt.files import RECORD, flush_to_disk, read_json, write_json, writing_error
+from mt.files import RECORD, atomic_file, flush_to_disk, read_json, write_json, writing_error
 from mt.settings import Values
 
 logger = logging.getLogger(__name__)
+
+
+def unfinished(path: Path) -> tuple[Path, Path]:
+    """Where the text of a file stands until it is complete, and the record of it."""
+    return path.with_name(path.name + ".partial"), path.with_name(path.name + RECORD)
 
 
 @dataclass
@@ -28,8 +34,7 @@ class ResumableFile:
     recorded: int = 0
 
     def __post_init__(self) -> None:
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        self.record = self.path.with_name(self.path.name + RECORD)
+        self.partial, self.record = unfinished(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         done = self.earlier()
         if not done:
@@ -63,9 +68,13 @@ class ResumableFile:
         self.stream.flush()
         self.lines += len(lines)
         if full:
-            os.fsync(self.stream.fileno())
-            write_json(self.record, {"work": self.work, "lines": self.lines, "bytes": self.stream.tell()})
-            self.recorded = self.lines
+            self.note()
+
+    def note(self) -> None:
+        """Record what is done, so that it survives a crash."""
+        os.fsync(self.stream.fileno())
+        write_json(self.record, {"work": self.work, "lines": self.lines, "bytes": self.stream.tell()})
+        self.recorded = self.lines
 
     def finish(self) -> None:
         """Give the file its name."""
@@ -76,10 +85,22 @@ class ResumableFile:
         flush_to_disk(self.path.parent)
 
 
+def join(parts: list[Path], path: Path) -> None:
+    """Make one file of those that were to be joined, in this order, and remove them."""
+    with atomic_file(path, "wb") as whole:
+        for part in parts:
+            with open(unfinished(part)[0], "rb") as text:
+                shutil.copyfileobj(text, whole)
+    for part in parts:
+        for file in unfinished(part):
+            file.unlink()
+
+
 @contextmanager
-def resumable_file(path: Path, work: Values) -> Iterator[ResumableFile]:
+def resumable_file(path: Path, work: Values, *, to_be_joined: bool = False) -> Iterator[ResumableFile]:
     """A block that writes a file; what a failure leaves recorded stays, and the error says that it does.
 
+    One that is to be joined with others keeps its record in place of its name: until all are done, it is not done anew.
     Raises `DataError` when the disk is full or the place cannot be written.
     """
     file = None
@@ -87,7 +108,7 @@ def resumable_file(path: Path, work: Values) -> Iterator[ResumableFile]:
         try:
             file = ResumableFile(path, work)
             yield file
-            file.finish()
+            file.note() if to_be_joined else file.finish()
         except OSError as error:
             if file and not file.recorded:
                 with suppress(OSError):

@@ -94,11 +94,17 @@ def search_config(defaults: SearchConfig, request: SearchRequest) -> SearchConfi
 
 
 def translate(
-    request: SearchRequest, files: list[Path], output: Path | None, form: str, shard: Shard | None = None
+    request: SearchRequest,
+    files: list[Path],
+    output: Path | None,
+    form: str,
+    shard: Shard | None = None,
+    *,
+    to_be_joined: bool = False,
 ) -> None:
     """Translate files, or standard input, to a file or standard output, line by line.
 
-    With a shard, given or told by torchrun, its lines alone.
+    With a shard, given or told by torchrun, its lines alone, in a file that may be `to_be_joined` with others.
     """
     if request.nbest > 1 and form == "text":
         raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
@@ -121,7 +127,8 @@ def translate(
 
         regular = output and (output.is_file() or not output.exists()) and all(path.is_file() for path in files)
         if files and output and regular:
-            file = stack.enter_context(resumable_file(output, work_record(request, translator, files, form, shard)))
+            work = work_record(request, translator, files, form, shard)
+            file = stack.enter_context(resumable_file(output, work, to_be_joined=to_be_joined))
             for window in chunks(text_lines(inputs, part[file.lines :])):
                 file.write(render(window, part.start + file.lines + 1), full=len(window) == WINDOW)
         else:

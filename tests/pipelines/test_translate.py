@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -500,6 +501,95 @@ def test_processes_side_by_side_share_the_lines(start_mt, mt, trained, launched,
     ]
     together = [(tmp_path / f"out.{number}-of-2").read_text() for number in (1, 2)]
     assert "".join(together) == (tmp_path / "out").read_text()
+
+
+def test_devices_share_the_lines_of_one_file(start_mt, mt, trained, tmp_path):
+    lines = [f"{first} {second}" for first in ("one", "two", "three") for second in ("four", "five", "six")]
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in lines) * 1200)  # 10,800: a window and a bit
+    flags = ["--model", trained, "--beam", 1, tmp_path / "text", "--device", "cpu", "--output"]
+    assert mt("translate", "--threads", 1, *flags, tmp_path / "alone").code == 0
+    process = start_mt("translate", "--devices", "0,1,2", *flags, tmp_path / "out")
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert said.count(b"part ") == 3
+    assert (tmp_path / "out").read_text() == (tmp_path / "alone").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out", "text"]
+
+
+@pytest.fixture
+def translate_on_devices(translate_files, launched, monkeypatch, tmp_path):
+    """Translates by two processes of `--devices`, here one after another: outcomes of the whole, and of each."""
+
+    def launch(_, arguments):
+        for rank in range(2):
+            with monkeypatch.context() as patch:
+                patch.setenv("TORCHELASTIC_RUN_ID", "mt-1")
+                launched(rank, 2)
+                outcomes.append(translate_files("--devices", "0,1", "--output", tmp_path / "out"))
+            if outcomes[-1].code:
+                sys.exit(outcomes[-1].code)
+
+    outcomes = []
+    monkeypatch.setattr("mt.pipelines.launch.launch", launch)
+
+    def translate():
+        outcomes.clear()
+        return translate_files("--devices", "0,1", "--output", tmp_path / "out"), outcomes
+
+    return translate
+
+
+def test_a_part_that_is_done_is_not_done_anew_when_another_was_stopped(
+    translate_on_devices, translate_files, monkeypatch, tmp_path
+):
+    whole, numbers = translate_files().out, []
+    translate_window = pipeline.Translator.translate
+
+    def stopping(self, lines, first_number=1):
+        numbers.append(first_number)
+        if first_number == stop_at:
+            raise Interrupted("stopped")
+        return translate_window(self, lines, first_number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.Translator, "translate", stopping)
+        stop_at = 16
+        outcome, outcomes = translate_on_devices()
+        assert outcome.code == ExitCode.INTERRUPTED
+        assert [each.code for each in outcomes] == [0, ExitCode.INTERRUPTED]
+        assert "6 lines are done; the same command goes on from there" in outcomes[1].err
+        assert not (tmp_path / "out").exists()
+        assert numbers == [1, 4, 7, 10, 13, 16]
+        stop_at = 0
+        numbers.clear()
+        assert translate_on_devices()[0].code == 0
+        assert numbers == [16, 19]
+    assert (tmp_path / "out").read_text() == whole
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--output", "/dev/null"], "--devices needs FILES to read and a file to write as --output"),
+        ([], "--devices needs FILES to read and a file to write as --output"),
+        (["--output", "out", "--shard", "1/2"], "--devices and --shard both divide the text"),
+    ],
+)
+def test_devices_need_files_that_they_can_divide(translate_files, flags, error):
+    outcome = translate_files("--devices", "0,1", *flags)
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith(f"error: {error}\nhint:  ")
+
+
+def test_devices_are_not_for_a_process_of_torchrun(translate_files, launched, monkeypatch, tmp_path):
+    launched(0, 2)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    outcome = translate_files("--devices", "0,1", "--output", tmp_path / "out")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith(
+        "error: --devices would start more processes in each that torchrun has started\nhint:"
+    )
 
 
 # Several models
