@@ -13,7 +13,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mt.errors import ConfigError, DeviceError, Interrupted
+from mt.files import open_binary
 from mt.pipelines.resumable import join
+from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.shards import Shard
 
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
@@ -83,15 +85,22 @@ def launch(devices: list[str], arguments: list[str]) -> None:
         raise Interrupted("stopped") from error
 
 
-def translate_in_parts(devices: list[str], files: list[Path], output: Path | None, arguments: list[str]) -> None:
+def translate_in_parts(
+    devices: list[str], models: list[Path], files: list[Path], output: Path | None, arguments: list[str]
+) -> None:
     """Run `mt ARGUMENTS`, which translates files, in a process for each device, and join what they write.
 
-    Stopped and given again, each process goes on where it stopped.
+    Stopped and given again, each process goes on where it stopped.  What is missing is said here, not by every process.
     """
     if output is None or not files or (output.exists() and not output.is_file()):
         raise ConfigError(
             "--devices needs FILES to read and a file to write as --output",
             "each device translates a part of the lines, and the parts are joined",
         )
+    for model in models:
+        RunFolder(model).read_config()
+    for file in files:
+        open_binary(file).close()
     launch(devices, arguments)
-    join([Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)], output)
+    if len(devices) > 1:  # one alone writes the output itself
+        join([Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)], output)

@@ -128,7 +128,7 @@ def translate(
         regular = output and (output.is_file() or not output.exists()) and all(path.is_file() for path in files)
         if files and output and regular:
             work = work_record(request, translator, files, form, shard)
-            file = stack.enter_context(resumable_file(output, work, to_be_joined=to_be_joined))
+            file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
             for window in chunks(text_lines(inputs, part[file.lines :])):
                 file.write(render(window, part.start + file.lines + 1), full=len(window) == WINDOW)
         else:

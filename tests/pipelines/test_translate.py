@@ -582,6 +582,21 @@ def test_devices_need_files_that_they_can_divide(translate_files, flags, error):
     assert outcome.err.startswith(f"error: {error}\nhint:  ")
 
 
+def test_a_mistake_is_told_once_and_one_device_writes_all(start_mt, mt, trained, corpus, tmp_path):
+    def on(devices, model):
+        flags = ["--model", model, "--beam", 1, corpus / "test.en", "--output", tmp_path / "out", "--device", "cpu"]
+        process = start_mt("translate", *flags, "--devices", devices)
+        return process.communicate(timeout=100)[1].decode(), process.returncode
+
+    said, code = on("0,1", tmp_path)
+    assert (code, said.count("error:")) == (ExitCode.MODEL, 1), said
+    said, code = on("0", trained)
+    assert code == 0, said
+    alone = mt("translate", "--model", trained, "--beam", 1, "--threads", 1, corpus / "test.en")
+    assert (tmp_path / "out").read_text() == alone.out
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_devices_are_not_for_a_process_of_torchrun(translate_files, launched, monkeypatch, tmp_path):
     launched(0, 2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
