@@ -56,6 +56,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "4,000 pieces": {"tokenizer.vocabulary_size": 4000},
     "16,000 pieces": {"tokenizer.vocabulary_size": 16000},
     "BPE": {"tokenizer.type": "bpe"},
+    "sinusoidal positions": {"model.positions": "sinusoidal"},
     "post-norm": {"model.norm_first": "false"},
 }
 

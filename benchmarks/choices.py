@@ -52,7 +52,9 @@ def besides(recipe: dict[str, dict[str, Any]]) -> str:
     """How else a run was made to learn, where it was; older recipes know nothing of it."""
     training, method = recipe["training"], recipe["optimizer"].get("method", "adamw")
     chosen = {name: training[name] for name in EXTRAS if training.get(name, "off") not in ("off", 0)}
-    return ", ".join([f"{name} {value}" for name, value in chosen.items()] + [method] * (method != "adamw"))
+    positions = recipe["model"].get("positions", "sinusoidal")
+    said = [f"{name} {value}" for name, value in chosen.items()]
+    return ", ".join(said + [method] * (method != "adamw") + [positions] * (positions != "sinusoidal"))
 
 
 def table(results: list[dict[str, Any]]) -> str:

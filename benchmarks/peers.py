@@ -115,8 +115,12 @@ def to_m2m100(loaded: LoadedModel) -> Any:
     from transformers import M2M100Config, M2M100ForConditionalGeneration
 
     config, specials = loaded.model.config, loaded.tokenizers[1].specials
-    if not config.norm_first or not config.share_embeddings:
-        raise Disagreement("M2M-100 has layer norm first and one vocabulary: leave hf out of --engines for this model")
+    table = loaded.model.positions
+    if not config.norm_first or not config.share_embeddings or table is None:
+        raise Disagreement(
+            "M2M-100 has layer norm first, one vocabulary and sinusoidal positions: leave hf out of --engines for this"
+            " model, or train one with --set model.positions=sinusoidal"
+        )
     peer = M2M100ForConditionalGeneration(
         M2M100Config(
             max_position_embeddings=config.max_positions + specials.pad,  # rows are numbered from `<pad>` on
@@ -128,7 +132,7 @@ def to_m2m100(loaded: LoadedModel) -> Any:
         )
     )
     peer.load_state_dict(m2m100_weights(loaded.model), strict=True)
-    set_positions(peer, loaded.model.positions)
+    set_positions(peer, table)
     return peer.eval()
 
 

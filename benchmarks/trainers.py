@@ -59,7 +59,8 @@ def work_of(job: Job) -> Work:
     settings = Settings()
     training = {"device": job.device, "precision": job.precision, "threads": job.threads, "consistency": "off"}
     data = {"batch_tokens": job.batch_tokens}
-    model = {"preset": job.preset, "dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}
+    dropout = {"dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}
+    model = {"preset": job.preset, "positions": "sinusoidal", **dropout}
     settings.add({"model": model, "data": data, "training": training}, "benchmark")
     return run_work(settings, Path(job.run))
 

@@ -21,12 +21,16 @@ def to_ctranslate2(model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], 
     """
     try:
         from ctranslate2.specs.common_spec import Activation
-        from ctranslate2.specs.transformer_spec import TransformerSpec
+        from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec, TransformerSpec
     except ImportError as error:
         raise ConfigError("CTranslate2 is not installed", "pip install ctranslate2") from error
     config = model.config
-    layers = (config.encoder_layers, config.decoder_layers)
-    spec = TransformerSpec.from_config(layers, config.heads, pre_norm=config.norm_first, activation=Activation.RELU)
+    shape: dict[str, Any] = {"num_heads": config.heads, "pre_norm": config.norm_first, "activation": Activation.RELU}
+    if model.rotations is not None:
+        shape |= {"rotary_dim": 0, "rotary_interleave": False}  # all of a head, turned as halves
+    spec = TransformerSpec(
+        TransformerEncoderSpec(config.encoder_layers, **shape), TransformerDecoderSpec(config.decoder_layers, **shape)
+    )
     fill_stack(spec.encoder, model.positions, model.encoder, model.encoder_norm)
     fill_stack(spec.decoder, model.positions, model.decoder, model.decoder_norm)
     spec.encoder.embeddings[0].weight = model.source_embedding.weight.detach().numpy()
@@ -45,8 +49,9 @@ def to_ctranslate2(model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], 
     return spec
 
 
-def fill_stack(spec: Any, positions: Tensor, layers: nn.ModuleList, norm: nn.Module) -> None:
-    spec.position_encodings.encodings = positions.numpy()
+def fill_stack(spec: Any, positions: Tensor | None, layers: nn.ModuleList, norm: nn.Module) -> None:
+    if positions is not None:
+        spec.position_encodings.encodings = positions.numpy()
     if isinstance(norm, nn.LayerNorm):
         fill_norm(spec.layer_norm, norm)
     for layer_spec, layer in zip(spec.layer, layers, strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mt.model.dropout import drop
 from mt.model.packing import Packing
+from mt.model.positions import rotate
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, H, S, D)
 Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], Tensor]
@@ -80,13 +81,21 @@ class MultiHeadAttention(nn.Module):
         """(N, T, E) -> (N, H, T, D)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, x: Tensor, packing: Packing | None = None) -> KeysValues:
-        """What `forward` attends to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D)."""
-        both = self.key_value(x)
+    def keys_values(self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None) -> KeysValues:
+        """What `forward` attends to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D).
+
+        Keys are turned by a `rotation` (S or M, 2, D/2) where there is one.
+        """
+        keys, values = self.key_value(x).chunk(2, dim=-1)
+        if rotation is not None:
+            keys = self.turned(keys, rotation)
         if packing:
-            both = packing.pad(both)
-        keys, values = both.chunk(2, dim=-1)
+            keys, values = packing.pad(keys), packing.pad(values)
         return self.split(keys), self.split(values)
+
+    def turned(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """(N, T, E) -> (N, T, E), turned head by head."""
+        return rotate(x.unflatten(-1, (self.heads, -1)), rotation).flatten(-2)
 
     def forward(
         self,
@@ -95,14 +104,18 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None,
         causal: bool = False,
         packing: Packing | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
         """Attend from x (N, T, E), or sentences packed in (1, M, E), to two of (B, H, S, D); as x.
 
         Where N = B*K, the K rows of a sentence attend to the same keys: they are laid side by side as queries, so that
-        keys and values are never copied per beam.
+        keys and values are never copied per beam.  Queries are turned by a `rotation` (T or M, 2, D/2) where there is
+        one.
         """
         keys, values = keys_values
         queries = self.query(x)
+        if rotation is not None:
+            queries = self.turned(queries, rotation)
         if packing:
             queries = packing.pad(queries)
         N, T, B = queries.size(0), queries.size(1), keys.size(0)

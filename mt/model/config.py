@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mt.errors import ConfigError
 
+POSITIONS = ("sinusoidal", "rotary")
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
 
 
@@ -23,6 +24,7 @@ class ModelConfig:
     encoder_layers: int
     decoder_layers: int
     max_positions: int = 1024  # longest sentence in tokens, `</s>` included
+    positions: str = "sinusoidal"  # added to embeddings; rotary: queries and keys are turned, in attention to oneself
     norm_first: bool = True  # layer norm before each sublayer; false: after the residual, as published
     dropout: float = 0.1  # share of the numbers dropped in training from embeddings and from what each sublayer adds
     attention_dropout: float = 0.0  # from the weights of attention
@@ -38,6 +40,13 @@ class ModelConfig:
             raise ConfigError(
                 f"model.width {self.width} is not an even multiple of model.heads {self.heads}",
                 "choose a width that the number of heads and 2 divide",
+            )
+        if self.positions not in POSITIONS:
+            raise ConfigError(f"model.positions {self.positions} is none of {', '.join(POSITIONS)}")
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise ConfigError(
+                f"rotary positions need heads of an even size, and {self.width} / {self.heads} is odd",
+                "choose another model.heads, or model.positions=sinusoidal",
             )
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:

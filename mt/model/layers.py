@@ -63,12 +63,14 @@ class EncoderLayer(nn.Module):
         self.around_self_attention = Residual(config)
         self.around_feed_forward = Residual(config)
 
-    def forward(self, x: Tensor, bias: Tensor | None, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None, packing: Packing | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
         """(B, S, E) -> (B, S, E), or packed (1, M, E) -> (1, M, E), with bias (B, 1, 1, S) or None."""
 
         def look_around(y: Tensor) -> Tensor:
-            keys_values = self.self_attention.keys_values(y, packing)
-            return self.self_attention(y, keys_values, bias, packing=packing)
+            keys_values = self.self_attention.keys_values(y, packing, rotation)
+            return self.self_attention(y, keys_values, bias, packing=packing, rotation=rotation)
 
         x = self.around_self_attention(x, look_around)
         return self.around_feed_forward(x, self.feed_forward)
@@ -94,6 +96,7 @@ class DecoderLayer(nn.Module):
         past: Past | None = None,
         past_bias: Tensor | None = None,
         packing: Packing | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
         """(N, T, E) -> (N, T, E): whole sentences, or one token after those in `past` with its bias (B, 1, K, P).
 
@@ -101,10 +104,10 @@ class DecoderLayer(nn.Module):
         """
 
         def look_back(y: Tensor) -> Tensor:
-            keys_values = self.self_attention.keys_values(y, packing)
+            keys_values = self.self_attention.keys_values(y, packing, rotation)
             if past is not None:
-                return self.self_attention(y, past.extend(keys_values), past_bias)
-            return self.self_attention(y, keys_values, causal=True, packing=packing)
+                return self.self_attention(y, past.extend(keys_values), past_bias, rotation=rotation)
+            return self.self_attention(y, keys_values, causal=True, packing=packing, rotation=rotation)
 
         def look_across(y: Tensor) -> Tensor:
             return self.cross_attention(y, memory, memory_bias, packing=packing)

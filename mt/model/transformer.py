@@ -21,7 +21,7 @@ from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
 from mt.model.layers import DecoderLayer, EncoderLayer, as_factor
 from mt.model.packing import Packing
-from mt.model.positions import sinusoids
+from mt.model.positions import rotations, sinusoids
 
 
 class Transformer(nn.Module):
@@ -41,8 +41,14 @@ class Transformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(config.width) if config.norm_first else nn.Identity()
         self.projection: nn.Module | None = None  # to the vocabulary; None: by `output_weight`
         self.dropout = Dropout(config.dropout)
-        self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
-        self.positions: Tensor
+        # Where a token stands is added to its embedding, or turns its queries and keys.
+        rotary, head_size = config.positions == "rotary", config.width // config.heads
+        added = None if rotary else sinusoids(config.max_positions, config.width)
+        turned = rotations(config.max_positions, head_size) if rotary else None
+        self.register_buffer("positions", added, persistent=False)
+        self.register_buffer("rotations", turned, persistent=False)
+        self.positions: Tensor | None
+        self.rotations: Tensor | None
         self.initialise()
 
     @torch.no_grad()
@@ -61,11 +67,17 @@ class Transformer(nn.Module):
 
     def embed(self, table: nn.Embedding, ids: Tensor, start: int, packing: Packing | None) -> Tensor:
         """ids (N, T) that stand at positions from `start` on, or where a packing says -> (N, T, E)."""
-        where = packing.positions if packing else slice(start, start + ids.size(1))
         x = table(ids) * self.config.width**0.5
         if packing and packing.seen is not None:
             x = x * packing.seen[..., None]
-        return self.dropout(x + self.positions[where])
+        positions = self.at(self.positions, ids, start, packing)
+        return self.dropout(x if positions is None else x + positions)
+
+    def at(self, table: Tensor | None, ids: Tensor, start: int, packing: Packing | None) -> Tensor | None:
+        """The rows of a table that belong to the positions of ids (N, T); None where there is no table."""
+        if table is None:
+            return None
+        return table[packing.positions if packing else slice(start, start + ids.size(1))]
 
     def encode(self, source: Tensor, mask: Tensor | None = None, packing: Packing | None = None) -> DecoderState:
         """Read source ids (B, S), where `mask` (B, S) is True at real tokens (None: all are), or packed (1, M)."""
@@ -75,8 +87,9 @@ class Transformer(nn.Module):
         if mask is not None:
             bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
         x = self.embed(self.source_embedding, source, 0, packing)  # (B, S, E)
+        rotation = self.at(self.rotations, source, 0, packing)
         for layer in self.encoder:
-            x = layer(x, bias, packing)
+            x = layer(x, bias, packing, rotation)
         x = as_factor(self.encoder_norm(x))
         layers = cast(list[DecoderLayer], list(self.decoder))
         return DecoderState([layer.cross_attention.keys_values(x, packing) for layer in layers], bias)
@@ -87,10 +100,11 @@ class Transformer(nn.Module):
         Whole target sentences may be packed: (1, M) -> (1, M, E).
         """
         x = self.embed(self.target_embedding, ids, state.position, packing)  # (N, T, E)
+        rotation = self.at(self.rotations, ids, state.position, packing)
         past_bias = state.next_token(len(ids)) if state.past else None
         for number, layer in enumerate(self.decoder):
             past = state.past[number] if state.past else None
-            x = layer(x, state.memory[number], state.memory_bias, past, past_bias, packing)
+            x = layer(x, state.memory[number], state.memory_bias, past, past_bias, packing, rotation)
         return self.decoder_norm(x)
 
     @property

@@ -192,7 +192,7 @@ class Settings:
                 preset = self.given["model"].get("preset", AUTO)
                 shape = PRESETS.get(preset, dict.fromkeys(PRESETS["small"], AUTO))
                 values = {"preset": preset, **values, **shape, **self.said()["model"]}
-                for key in ("dropout", "activation_dropout"):
+                for key in ("dropout", "activation_dropout", "positions"):
                     values[key] = self.said()["model"].get(key, AUTO)
             sections[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return tomli_w.dumps(sections)
@@ -281,7 +281,7 @@ def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: b
         "share_embeddings": share_embeddings,
     }
     dropout = given.get("dropout", dropout_for(facts.pairs))
-    chosen = {"dropout": dropout, "activation_dropout": dropout}
+    chosen = {"dropout": dropout, "activation_dropout": dropout, "positions": "rotary"}
     values = settings.section("model", {}) | PRESETS[preset] | chosen | given
     values.pop("preset", None)
     return build(ModelConfig, values | vocabularies, "model")

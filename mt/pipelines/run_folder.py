@@ -25,7 +25,11 @@ from mt.training.checkpoint import load_tensors, load_weights
 
 FORMAT_VERSION = "1"
 ARCHITECTURES = {"transformer": (ModelConfig, Transformer)}
-BEFORE_CONSISTENCY = {"consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0}
+# What recipes did that are older than these settings, for which "auto" would choose something else now.
+OLDER: dict[str, Values] = {
+    "model": {"positions": "sinusoidal"},
+    "training": {"consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0},
+}
 DECODING_FIELDS = ("beam", "length_penalty", "max_length_ratio", "max_length_offset")
 
 
@@ -90,9 +94,8 @@ class RunFolder:
         return record
 
     def read_recipe(self) -> dict[str, Values]:
-        """run.toml, with what it did where it is older than a setting that "auto" would choose otherwise now."""
-        saved = read_toml(self.recipe)
-        return {**saved, "training": BEFORE_CONSISTENCY | saved["training"]}
+        """run.toml, with what an `OLDER` one did not have to say."""
+        return {name: OLDER.get(name, {}) | values for name, values in read_toml(self.recipe).items()}
 
     def write_tokenizers(self, source: Tokenizer, target: Tokenizer) -> None:
         names = ("tokenizer.model",) * 2 if source is target else ("source.model", "target.model")

@@ -150,7 +150,16 @@ def with_architecture(settings: Settings, start: LoadedModel) -> Settings:
     return merged
 
 
-SHAPE_FIELDS = ("width", "heads", "feed_forward", "encoder_layers", "decoder_layers", "max_positions", "norm_first")
+SHAPE_FIELDS = (
+    "width",
+    "heads",
+    "feed_forward",
+    "encoder_layers",
+    "decoder_layers",
+    "max_positions",
+    "positions",
+    "norm_first",
+)
 
 
 def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> None:

@@ -20,10 +20,10 @@ def tokenizer_of(lines):
     return Tokenizer(model)
 
 
-@pytest.fixture(params=["pre-norm, shared", "post-norm, apart"])
+@pytest.fixture(params=["pre-norm, shared", "post-norm, apart", "pre-norm, shared, rotary"])
 def original(request):
     """A random model and its tokenizers."""
-    norm_first = request.param == "pre-norm, shared"
+    norm_first = request.param.startswith("pre-norm, shared")
     if norm_first:
         tokenizers = (tokenizer_of(GERMAN + ENGLISH),) * 2
     else:
@@ -32,7 +32,7 @@ def original(request):
     config = ModelConfig(
         source_vocabulary=tokenizers[0].size, target_vocabulary=tokenizers[1].size, share_embeddings=norm_first,
         width=16, heads=2, feed_forward=32, encoder_layers=2, decoder_layers=1, max_positions=64,
-        norm_first=norm_first,
+        norm_first=norm_first, positions="rotary" if "rotary" in request.param else "sinusoidal",
     )  # fmt: skip
     model = Transformer(config).eval().requires_grad_(False)
     for parameter in model.parameters():

@@ -32,6 +32,8 @@ GOOD = {
         ({"decoder_layers": 0}, r"model\.encoder_layers and model\.decoder_layers must be at least 1"),
         ({"heads": 3}, r"model\.width 16 is not an even multiple of model\.heads 3"),
         ({"width": 15, "heads": 3}, r"model\.width 15 is not an even multiple of model\.heads 3"),
+        ({"positions": "none"}, r"model\.positions none is none of sinusoidal, rotary"),
+        ({"positions": "rotary", "heads": 16}, r"rotary positions need heads of an even size, and 16 / 16 is odd"),
         ({"dropout": 1.0}, r"model\.dropout is 1\.0; it must be at least 0 and below 1"),
         ({"dropout": -0.1}, r"model\.dropout is -0\.1; it must be at least 0 and below 1"),
         ({"attention_dropout": 1.0}, r"model\.attention_dropout is 1\.0; it must be at least 0 and below 1"),

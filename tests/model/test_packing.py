@@ -81,12 +81,13 @@ def test_gradients_are_those_of_plain_indexing(device, lengths):
     assert torch.equal(ours, theirs)
 
 
-@pytest.fixture
-def model(device):
+@pytest.fixture(params=["sinusoidal", "rotary"])
+def model(device, request):
     torch.manual_seed(3)
     config = ModelConfig(
         source_vocabulary=V, target_vocabulary=V, share_embeddings=True, width=8, heads=2, feed_forward=12,
         encoder_layers=2, decoder_layers=2, max_positions=16, dropout=0.0,
+        positions=request.param,
     )  # fmt: skip
     return Transformer(config).to(device)
 

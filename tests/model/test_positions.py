@@ -1,11 +1,11 @@
-"""The table of positions, cell by cell."""
+"""The tables of positions, cell by cell, and what is turned by them."""
 
 import math
 
 import pytest
 import torch
 
-from mt.model.positions import sinusoids
+from mt.model.positions import rotate, rotations, sinusoids
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,52 @@ def test_the_table_has_a_row_a_position_and_a_column_a_number_in_float32():
 def test_far_positions_are_exact_too():
     assert sinusoids(5001, 4)[5000, 0].item() == pytest.approx(math.sin(5000), abs=1e-6)
     assert sinusoids(5001, 4)[5000, 3].item() == pytest.approx(math.cos(5000 / 100), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("position", "plane", "angle"),
+    [(0, 0, 0.0), (0, 3, 0.0), (1, 0, 1.0), (3, 1, 3 / 10), (7, 2, 7 / 100), (9, 3, 9 / 1000)],
+)
+def test_a_position_is_an_angle_in_each_plane(position, plane, angle):
+    cosine, sine = rotations(10, 8)[position, :, plane].tolist()
+    assert (cosine, sine) == pytest.approx((math.cos(angle), math.sin(angle)), abs=1e-7)
+
+
+def test_the_first_position_turns_nothing_and_a_point_goes_round_counterclockwise():
+    x = torch.zeros(1, 3, 1, 4)
+    x[..., 0] = 1.0  # with number 2 a point in the plane of angle 0
+    turned = rotate(x, rotations(3, 4))[0, :, 0]
+    expected = [[math.cos(p), 0.0, math.sin(p), 0.0] for p in range(3)]
+    torch.testing.assert_close(turned, torch.tensor(expected))
+
+
+def test_turning_is_multiplying_complex_numbers(device):
+    """Planes as complex numbers are the slow twin."""
+    torch.manual_seed(1)
+    N, T, H, D = 2, 5, 3, 8
+    x, start = torch.randn(N, T, H, D, device=device), 4
+    turned = rotate(x, rotations(start + T, D).to(device)[start:])
+    for plane in range(D // 2):
+        angles = torch.arange(start, start + T, device=device) / 10_000 ** (2 * plane / D)
+        points = torch.complex(x[..., plane], x[..., plane + D // 2])
+        expected = points * torch.polar(torch.ones_like(angles), angles)[:, None]
+        torch.testing.assert_close(turned[..., plane], expected.real, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(turned[..., plane + D // 2], expected.imag, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_turned_query_and_key_know_only_how_far_apart_they_stand(kind):
+    torch.manual_seed(1)
+    query, key = torch.randn(2, 16).to(kind)
+    table = rotations(60, 16)
+
+    def product(at, other):
+        places = torch.stack((table[at], table[other]))
+        turned = rotate(torch.stack((query, key))[None, :, None], places)[0, :, 0]
+        assert turned.dtype == kind
+        return (turned[0] @ turned[1]).item()
+
+    tolerance = 1e-4 if kind == torch.float32 else 0.1
+    assert product(3, 7) == pytest.approx(product(43, 47), abs=tolerance)
+    assert product(5, 5) == pytest.approx((query @ key).item(), abs=tolerance)
+    assert abs(product(3, 7) - product(3, 8)) > 2 * tolerance

@@ -27,6 +27,7 @@ VARIATIONS = {
     "pre-norm, shared": SHARED,
     "post-norm, shared": replace(SHARED, norm_first=False),
     "pre-norm, separate": replace(SHARED, share_embeddings=False, source_vocabulary=13),
+    "rotary, shared": replace(SHARED, positions="rotary"),
     "post-norm, separate": replace(SHARED, norm_first=False, share_embeddings=False, source_vocabulary=13),
 }
 variations = pytest.mark.parametrize("config", VARIATIONS.values(), ids=VARIATIONS.keys())

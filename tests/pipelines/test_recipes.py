@@ -88,6 +88,14 @@ def test_activations_are_dropped_like_the_rest_unless_it_is_said(given, dropouts
     assert (model.dropout, model.attention_dropout, model.activation_dropout) == dropouts
 
 
+@pytest.mark.parametrize(("given", "positions"), [({}, "rotary"), ({"positions": "sinusoidal"}, "sinusoidal")])
+def test_queries_and_keys_are_turned_unless_it_is_said(given, positions):
+    settings = Settings()
+    settings.add({"model": given}, "test")
+    facts = CorpusFacts(pairs=29_000, target_tokens=400_000, vocabularies=(100, 100), languages=("de", "en"))
+    assert resolve_model(settings, facts, share_embeddings=True).positions == positions
+
+
 @pytest.mark.parametrize(
     ("preset", "given", "method", "starts"),
     [

@@ -27,6 +27,7 @@ from mt.pipelines.prepare import read_prepared
 from mt.pipelines.ranks import Ranks
 from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import event_line
+from mt.pipelines.run_folder import load_model
 from mt.training import update
 from mt.training.checkpoint import Checkpoints, load_tensors
 from mt.training.update import Updater
@@ -870,6 +871,22 @@ def test_a_raised_limit_trains_on_under_a_cosine_too(train, mt, tmp_path):
     rates = {record["step"]: record["learning_rate"] for record in log_of(run) if record["kind"] == "train"}
     assert rates[10] == 0
     assert rates[15] > 0
+
+
+def test_a_run_older_than_a_setting_goes_on_as_it_began(train, train_from, mt, tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--set", "model.positions=sinusoidal", steps=10).code == 0
+    lines = (run / "run.toml").read_text().splitlines(keepends=True)
+    (run / "run.toml").write_text("".join(line for line in lines if not line.startswith("positions = ")))
+    config = json.loads((run / "config.json").read_text())
+    assert config["model"].pop("positions") == "sinusoidal"
+    (run / "config.json").write_text(json.dumps(config))
+    assert load_model(run).model.config.positions == "sinusoidal"
+    assert mt("train", "--output", run, "--max-steps", 20).code == 0
+    assert tomllib.loads((run / "run.toml").read_text())["model"]["positions"] == "sinusoidal"
+    outcome, new = train_from("--from", run)
+    assert outcome.code == 0, outcome.err
+    assert load_model(new).model.config.positions == load_model(run).model.config.positions == "sinusoidal"
 
 
 def test_what_may_change_is_said_in_one_line(train, mt, run, tmp_path):
