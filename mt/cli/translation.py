@@ -58,8 +58,8 @@ def translate(
     from mt.pipelines.translate import translate as translate_files
 
     request = SearchRequest(
-        models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, batch_tokens=batch_tokens,
-        shortlist=shortlist, device=device, precision=precision, threads=threads,
+        models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, scored=form == "jsonl",
+        batch_tokens=batch_tokens, shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
     part = None if shard is None else parse_shard(shard)
     translate_files(request, files or [], output, form, part, to_be_joined=bool(devices))

@@ -10,6 +10,7 @@ them, so that what a sentence gets depends on these too.
 Shapes: B sentences, K beams, N = B*K rows, S source length, V vocabulary, or the candidates.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class SearchConfig:
     nbest: int = 1  # hypotheses returned per sentence
     max_length_ratio: float = 2.0  # a translation has at most ratio * source tokens + offset tokens
     max_length_offset: int = 10
+    scored: bool = True  # whether a single beam computes log-probabilities; it chooses the same without, and faster
 
     def __post_init__(self) -> None:
         if self.beam < 1:
@@ -58,7 +60,10 @@ class SearchConfig:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """Target ids without `</s>`, the sum of log-probabilities of these and `</s>`, and the score it is ranked by."""
+    """Target ids without `</s>`, the sum of log-probabilities of these and `</s>`, and the score it is ranked by.
+
+    Both scores are NaN where no log-probabilities were computed.
+    """
 
     ids: list[int]
     score: float
@@ -74,6 +79,7 @@ class Rules:
     length_penalty: float
     beams: int  # K
     wanted: int  # hypotheses returned per sentence
+    scored: bool  # whether log-probabilities are added up; a single beam can go by each step's logits as well
     limits: Tensor  # (B,) most target tokens, </s> included
     shortest_limit: int  # the least of them, known without asking the device
 
@@ -113,7 +119,7 @@ class Beams:
 def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
     """Extend every live hypothesis of `length` tokens by one; keep the K best live and the K best ended.
 
-    `logits` is (B, K, V), at the first step (B, 1, V).  A sentence at its limit can only end.
+    `logits` is (B, K, V), at the first step (B, 1, V), and may be written into.  A sentence at its limit can only end.
     """
     K, V = rules.beams, logits.size(-1)
     # Log-probabilities exist for some sentences at a time: what is that small stays in a CPU's cache.
@@ -138,7 +144,7 @@ def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
         return torch.cat((before, now), dim=1).gather(1, chosen)
 
     return Beams(
-        scores=live,
+        scores=live if rules.scored else torch.zeros_like(live),
         tokens=tokens.gather(1, order),
         parents=parents.gather(1, order),
         ended=ended,
@@ -150,8 +156,8 @@ def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
 
 
 def allowed_log_probs(logits: Tensor, limits: Tensor, length: int, rules: Rules) -> Tensor:
-    """Log-probabilities (B, K, V) of the next token, -inf where it may not come after `length` tokens."""
-    log_probs = logits.log_softmax(-1)
+    """Log-probabilities (B, K, V) of the next token, or logits, -inf where it may not come after `length` tokens."""
+    log_probs = logits.log_softmax(-1) if rules.scored else logits
     log_probs[..., rules.forbidden] = -torch.inf
     if length + 1 >= rules.shortest_limit:
         ending = log_probs[..., rules.eos].clone()
@@ -210,8 +216,8 @@ class History:
     def select(self, sentences: Tensor) -> None:
         self.tokens, self.parents = self.tokens[:, sentences], self.parents[:, sentences]
 
-    def hypotheses(self, beams: Beams, sentences: Tensor, wanted: int) -> list[list[Hypothesis]]:
-        """The `wanted` best ended hypotheses of these sentences, traced back from their ends."""
+    def hypotheses(self, beams: Beams, sentences: Tensor, rules: Rules) -> list[list[Hypothesis]]:
+        """The wanted best ended hypotheses of these sentences, traced back from their ends."""
         beams = beams.select(sentences)
         longest = int(beams.ended_lengths.max())  # sync: once per group of finished sentences
         tokens = self.tokens[:longest, sentences].tolist()
@@ -221,14 +227,15 @@ class History:
         found: list[list[Hypothesis]] = []
         for b in range(len(sentences)):
             found.append([])
-            for k in range(wanted):
+            for k in range(rules.wanted):
                 if normalized[b][k] == -torch.inf:
                     continue
                 ids, beam = [], last[b][k]
                 for position in range(lengths[b][k] - 2, -1, -1):  # the last token, </s>, is in no history
                     ids.append(tokens[position][b][beam])
                     beam = parents[position][b][beam]
-                found[b].append(Hypothesis(ids[::-1], scores[b][k], normalized[b][k]))
+                ranked = (scores[b][k], normalized[b][k]) if rules.scored else (math.nan, math.nan)
+                found[b].append(Hypothesis(ids[::-1], *ranked))
         return found
 
 
@@ -288,6 +295,7 @@ def search(
         length_penalty=config.length_penalty,
         beams=K,
         wanted=config.nbest,
+        scored=config.scored or K > 1,
         limits=torch.tensor(limits, device=device),
         shortest_limit=min(limits),
     )
@@ -304,7 +312,7 @@ def search(
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
             staying, leaving = parted(beams.settled.cpu(), last)  # sync
             if len(leaving):
-                found = history.hypotheses(beams, leaving.to(device), config.nbest)
+                found = history.hypotheses(beams, leaving.to(device), rules)
                 for sentence, hypotheses in zip(searching[leaving].tolist(), found, strict=True):
                     results[sentence] = hypotheses
                 searching = searching[staying]

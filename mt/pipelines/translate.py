@@ -42,6 +42,7 @@ class SearchRequest:
     beam: int | None = None
     length_penalty: float | None = None
     nbest: int = 1
+    scored: bool = False  # whether scores are asked for: greedy search is faster without
     batch_tokens: int | None = None  # sentences x longest source; None: what suits the device
     shortlist: bool = False  # the first model's: ensembles share their tokenizers
     device: str = "auto"
@@ -85,7 +86,7 @@ def load_translator(request: SearchRequest) -> Translator:
 
 def search_config(defaults: SearchConfig, request: SearchRequest) -> SearchConfig:
     """The run's own decoding defaults, with what the request says."""
-    said: dict[str, Any] = {"nbest": request.nbest}
+    said: dict[str, Any] = {"nbest": request.nbest, "scored": request.scored}
     if request.beam is not None:
         said["beam"] = request.beam
     if request.length_penalty is not None:

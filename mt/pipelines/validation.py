@@ -54,7 +54,8 @@ class Validation:
 
     def __call__(self) -> Record:
         with as_written():
-            own = self.translate(replace(self.prepared.decoding, beam=self.prepared.config.validation.beam))
+            beam = self.prepared.config.validation.beam
+            own = self.translate(replace(self.prepared.decoding, beam=beam, scored=False))
             loss = self.loss()
         translations = self.ranks.together([translation.text for translation in own])
         if self.ranks.first:

@@ -187,6 +187,7 @@ def rules(limits, forbidden=(BOS,), length_penalty=1.0, wanted=1, beams=2):
         length_penalty=length_penalty,
         beams=beams,
         wanted=wanted,
+        scored=True,
         limits=torch.tensor(limits),
         shortest_limit=min(limits),
     )
@@ -371,12 +372,30 @@ def test_with_enough_beams_search_is_exhaustive(device, seed, length_penalty):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_beam_is_a_plain_argmax_loop(device, seed):
+@pytest.mark.parametrize("scored", [True, False])
+def test_one_beam_is_a_plain_argmax_loop(device, seed, scored):
     model, sentences = random_model(seed, device), random_sentences(4, seed)
     limits = [7, 9, 11, 13]
-    found = search_all([model], sentences, limits, device, beam=1)
+    found = search_all([model], sentences, limits, device, beam=1, scored=scored)
     expected = [argmax_loop(model, source, limit) for source, limit in zip(sentences, limits, strict=True)]
     assert [hypotheses[0].ids for hypotheses in found] == expected
+    assert all(math.isnan(hypotheses[0].score) != scored for hypotheses in found)
+
+
+def test_one_beam_of_several_models_needs_no_scores_either(device):
+    models, sentences = [random_model(seed, device) for seed in range(3)], random_sentences(6, 1)
+    with_scores, without = (
+        search_all(models, sentences, [15] * 6, device, beam=1, scored=scored) for scored in (True, False)
+    )
+    assert [each[0].ids for each in without] == [each[0].ids for each in with_scores]
+
+
+def test_several_beams_have_scores_whether_they_are_asked_for_or_not():
+    model, sentences = random_model(1), random_sentences(3, 1)
+    asked, not_asked = (
+        search_all([model], sentences, [9] * 3, "cpu", beam=2, scored=scored) for scored in (True, False)
+    )
+    assert asked == not_asked
 
 
 @pytest.mark.parametrize("seed", range(3))
