@@ -105,8 +105,8 @@ def test_bytes_of_a_projection_to_candidates_are_those_of_making_it_and_of_its_r
 def test_memory_is_that_of_the_highest_moment():
     with PeakMemory(Compute(torch.device("cpu"), "fp32")) as small:
         pass
-    with PeakMemory(Compute(torch.device("cpu"), "fp32")) as large:
-        with mmap.mmap(-1, 1 << 27) as held:  # new memory, whatever the process has kept of what it freed before
-            torch.frombuffer(held, dtype=torch.uint8).fill_(1)
-            large.ended.wait(0.2)
+    # New memory, whatever the process has kept of what it freed before.
+    with PeakMemory(Compute(torch.device("cpu"), "fp32")) as large, mmap.mmap(-1, 1 << 27) as held:
+        torch.frombuffer(held, dtype=torch.uint8).fill_(1)
+        large.ended.wait(0.2)
     assert small.gib + 0.1 < large.gib < small.gib + 0.2
