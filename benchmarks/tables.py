@@ -128,20 +128,21 @@ def speed_table() -> str:
 
 def choices_table() -> str:
     lines = row(
-        "preset", "dropout", "of activations", "peak rate", "besides", "tokenizer", "precision", "seed", "updates",
-        "of tokens", "BLEU on val",
+        "pair", "preset", "dropout", "of activations", "peak rate", "besides", "tokenizer", "precision", "seed",
+        "updates", "of tokens", "BLEU on val",
     )  # fmt: skip
-    lines += row(*["---"] * 11)
+    lines += row(*["---"] * 12)
     for record in records("choices"):
         for result in sorted(record["results"], key=lambda each: -each["best"]["bleu"]):
             recipe = result["run"]["run_toml"]
             lines += row(
+                f"{recipe['data']['source_language']}-{recipe['data']['target_language']}",
                 result["preset"],
                 str(result["dropout"]),
                 str(recipe["model"].get("activation_dropout", result["dropout"])),  # once they were one setting
                 f"{recipe['optimizer']['peak_learning_rate']:.4f}",
                 result.get("besides", ""),  # in files from before there was any
-                result["tokenizer"],
+                f"{result['tokenizer']}, {recipe['tokenizer']['vocabulary_size']:,} pieces",
                 result["precision"],
                 str(result["seed"]),
                 f"{result['steps']:,}",
