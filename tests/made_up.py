@@ -28,10 +28,11 @@ class Corpus:
         self.source, self.target = Side(count, 1), Side(count, 2)
 
 
-def small_transformer(device: torch.device, dropout: float = 0.0) -> Transformer:
+def small_transformer(device: torch.device, dropout: float = 0.0, positions: str = "sinusoidal") -> Transformer:
     torch.manual_seed(4)
     config = ModelConfig(
         source_vocabulary=V, target_vocabulary=V, share_embeddings=True, width=32, heads=4, feed_forward=48,
         encoder_layers=2, decoder_layers=2, max_positions=16, dropout=dropout,
+        positions=positions,
     )  # fmt: skip
     return Transformer(config).to(device)

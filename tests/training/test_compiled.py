@@ -32,7 +32,7 @@ def compiler(device):
 
 
 def new_updater(device, dropout=0.0):
-    model = small_transformer(device, dropout)
+    model = small_transformer(device, dropout, positions="rotary")  # what layers have more to do with
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     return Updater(model, optimizer, Compute(device, "fp32"), label_smoothing=0.1, gradient_clip=0.0)
 
