@@ -1,7 +1,8 @@
 """What a decoder carries from token to token: the projected source, and the keys and values of its own past.
 
 Beams share their past as they share the source.  Each step adds a key for each beam to the keys of their sentence, and
-a bias says which of these lie in a beam's own past: a beam that goes on from another copies nothing.
+a bias says which of these lie in a beam's own past: a beam that goes on from another copies nothing.  Keys lie in the
+order in which products read them, and where they are fewer than a CPU is fast with, a bias hides what fills them up.
 
 Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past, D head size.
 """
@@ -10,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mt.model.attention import KeysValues
+from mt.model.packing import SHORTEST_ROW
 
 
 class Past:
@@ -29,14 +32,35 @@ class Past:
         for room, new in zip((self.keys, self.values), keys_values, strict=True):
             room[:, :, self.used : end] = new.squeeze(2).unflatten(0, (-1, beams)).transpose(1, 2)
         self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[:, :, : self.shown], self.values[:, :, : self.shown]
+
+    @property
+    def shown(self) -> int:
+        """How many keys attention is given: those used, and some that a bias hides where these are few."""
+        return max(self.used, SHORTEST_ROW[self.keys.device.type])
 
     def select(self, sentences: Tensor) -> None:
         for name in ("keys", "values"):
             room = getattr(self, name)
             chosen = room.new_empty(len(sentences), *room.shape[1:])
-            chosen[:, :, : self.used] = room[:, :, : self.used].index_select(0, sentences)
+            chosen[:, :, : self.shown] = room[:, :, : self.shown].index_select(0, sentences)
             setattr(self, name, chosen)
+
+
+def laid_out(x: Tensor, length: int = 0) -> Tensor:
+    """x (B, H, S, D) in the order in which products read it, in room for `length` keys; so many as are shown are 0."""
+    B, H, S, D = x.shape
+    shortest = SHORTEST_ROW[x.device.type]
+    room = x.new_empty(B, H, max(S, length, shortest), D)
+    room[:, :, :shortest] = 0
+    room[:, :, :S] = x
+    return room
+
+
+def hiding(bias: Tensor) -> Tensor:
+    """A bias (..., keys) that also hides the keys which fill up those that it is for."""
+    missing = SHORTEST_ROW[bias.device.type] - bias.size(-1)
+    return F.pad(bias, (0, missing), value=-torch.inf) if missing > 0 else bias
 
 
 @dataclass
@@ -52,18 +76,17 @@ class DecoderState:
 
     def with_past(self, beams: int, max_length: int) -> "DecoderState":
         """The state before the first token, with room for `max_length` tokens of `beams` rows a sentence."""
-        B, H, _, D = self.memory[0][0].shape
-
-        def room(like: Tensor) -> Tensor:
-            return like.new_empty(B, H, beams * max_length, D)
-
-        past = [Past(room(keys), room(values)) for keys, values in self.memory]
-        return DecoderState(self.memory, self.memory_bias, past, projection=self.projection)
+        memory = [(laid_out(keys), laid_out(values)) for keys, values in self.memory]
+        past = [Past(*(laid_out(x[:, :, :0], beams * max_length) for x in keys_values)) for keys_values in self.memory]
+        bias, keys = self.memory_bias, self.memory[0][0]
+        if bias is None and keys.size(2) < memory[0][0].size(2):
+            bias = torch.zeros(len(keys), 1, 1, keys.size(2), device=keys.device)
+        return DecoderState(memory, None if bias is None else hiding(bias), past, projection=self.projection)
 
     def next_token(self, rows: int) -> Tensor | None:
         """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.
 
-        None where a sentence has had one beam only, whose past all keys are.
+        None where a sentence has had one beam only, whose past all keys are, and nothing fills up.
         """
         B = len(self.memory[0][0])
         K = rows // B
@@ -73,7 +96,8 @@ class DecoderState:
         if self.past_bias is not None:
             bias = torch.cat((self.past_bias, bias), dim=-1)
         self.past_bias = bias
-        return None if K == 1 else bias
+        few = bias.size(-1) < SHORTEST_ROW[bias.device.type]
+        return hiding(bias) if K > 1 or few else None
 
     def reorder(self, parents: Tensor) -> None:
         """Let beam k of sentence b go on from what its beam parents[b, k] has decoded; there may be more now."""

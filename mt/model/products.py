@@ -7,11 +7,14 @@ Shapes: any leading dimensions, I inputs, O outputs.
 """
 
 import warnings
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mt.errors import DeviceError
+from mt.model.attention import explicit
+from mt.model.layers import DecoderLayer
 from mt.model.transformer import Transformer
 
 ROWS = 256  # for which oneDNN lays out a packed weight; it multiplies any number of rows
@@ -73,3 +76,6 @@ def prepare(model: Transformer, precision: str) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(module, name, kind(child.weight, child.bias))
+    # For the one query of a token, or those of its beams, the fused kernel does not pay.
+    for layer in cast(list[DecoderLayer], list(model.decoder)):
+        layer.self_attention.kernel = layer.cross_attention.kernel = explicit

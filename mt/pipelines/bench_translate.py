@@ -64,13 +64,14 @@ class MeteredModel:
 
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         logits = self.model.decode(ids, state)
-        memory = sum(each.nbytes for pair in state.memory for each in pair)
+        shown = 1.0 if state.memory_bias is None else float((state.memory_bias == 0).float().mean())  # not filled up
+        memory = shown * sum(each.nbytes for pair in state.memory for each in pair)
         past = sum(each[:, :, : past.used].nbytes for past in state.past for each in (past.keys, past.values))
         projection = self.piece_bytes * logits.size(-1)
         self.add(self.decoder_bytes + projection + memory + past + 2 * logits.nbytes)
         return logits
 
-    def add(self, moved: int) -> None:
+    def add(self, moved: float) -> None:
         with self.total.get_lock():
             self.total.value += moved
 

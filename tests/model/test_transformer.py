@@ -177,6 +177,26 @@ def test_selected_sentences_go_on_as_if_they_had_been_alone(device, kept):
     close(rest, expected[:, 2:])
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("source_length", [5, 16, 20])
+def test_what_fills_up_short_rows_of_keys_changes_nothing(device, monkeypatch, source_length, beams, padded):
+    """Sources and pasts below, at and above `SHORTEST_ROW`, in room that holds nothing to be read by mistake."""
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape: x.new_full(shape, torch.nan))
+    model = random_model(replace(SHARED, max_positions=20), device)
+    source, target = random_ids(B, source_length, device), random_ids(B * beams, 18, device, seed=11)
+    mask = torch.arange(source_length, device=device) < torch.tensor([[source_length], [3]], device=device)
+    mask = mask if padded else None
+    state = model.encode(source, mask).with_past(beams, 18)
+    logits = []
+    for tokens in target.split([2, 15, 1], dim=1):
+        logits.append(token_by_token(model, tokens, state))
+        state.select(torch.arange(B, device=device))
+    mask = None if mask is None else mask.repeat_interleave(beams, 0)
+    expected = model.decode(target, model.encode(source.repeat_interleave(beams, 0), mask))
+    close(torch.cat(logits, dim=1), expected)
+
+
 def test_selection_from_a_state_without_a_past_keeps_the_memory_of_these_sentences():
     model, source, target = random_model(), random_ids(B, S), random_ids(1, T)
     state = model.encode(source, MASK)
