@@ -173,12 +173,12 @@ def best_sums(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Te
     among the `count` largest stands in a group whose maximum is, too.  Where there are fewer sums, -inf fills up.
     """
     B, K, V = log_probs.shape
-    groups = V // GROUP_SIZE
-    split = groups * GROUP_SIZE  # the tokens from here on stand outside of all groups, and are candidates all
-    maxima = log_probs[..., :split].unflatten(-1, (GROUP_SIZE, groups)).amax(-2) + scores[..., None]  # (B, K, groups)
+    groups = min(V, LANES * math.ceil(V / (LANES * GROUP_SIZE)))
+    split = V // groups * groups  # the tokens from here on stand outside of all groups, and are candidates all
+    maxima = log_probs[..., :split].unflatten(-1, (-1, groups)).amax(-2) + scores[..., None]  # (B, K, groups)
     chosen = maxima.flatten(1).topk(min(count, K * groups)).indices  # (B, groups chosen)
     firsts = chosen // groups * V + chosen % groups
-    members = firsts[..., None] + torch.arange(0, split, max(1, groups), device=scores.device)
+    members = firsts[..., None] + torch.arange(0, split, groups, device=scores.device)
     outside = (torch.arange(K, device=scores.device) * V)[:, None] + torch.arange(split, V, device=scores.device)
     candidates = torch.cat((members.flatten(1), outside.flatten().expand(B, -1)), dim=1)
     sums = log_probs.flatten(1).gather(1, candidates) + scores.gather(1, candidates // V)
@@ -189,7 +189,8 @@ def best_sums(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Te
     return best, candidates.gather(1, which)
 
 
-GROUP_SIZE = 64  # near the square root of half a vocabulary, which is best
+GROUP_SIZE = 64  # at most; near the square root of half a vocabulary, which is best
+LANES = 16  # numbers that a CPU compares at once: maxima of 128 columns take it a sixth of the time of those of 125
 
 
 def settled(live: Tensor, ended: Tensor, rules: Rules) -> Tensor:

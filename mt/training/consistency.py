@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mt.corpus.batching import ROW_TOKENS, Batch, PackedSentences
-from mt.training.loss import ForwardGradients, Gradients
+from mt.training.loss import ForwardGradients, Gradients, log_norms
 
 # Logits of either pass that exist at a time; there are some ten tensors of this size.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
@@ -90,50 +90,65 @@ def consistent_loss(
 def loss_and_gradients(
     hidden: Tensor, weight: Tensor, product_type: torch.dtype, *, targets: Tensor, smoothing: float, shares: Shares
 ) -> Gradients:
-    """See `consistent_loss`; products in one type, all else in float32."""
+    """See `consistent_loss`; products in one type, all else in float32.
+
+    What smoothing takes from all logits alike has rank one, and is taken from the sums, as in `loss.py`.
+    """
     tokens, size = len(targets), max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
     factor = weight.to(product_type)
-    loss, unsmoothed = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
-    hidden_gradient, weight_gradient = torch.zeros_like(hidden), torch.zeros_like(weight)
+    unsmoothed = hidden.new_zeros((), dtype=torch.float32)
+    share = torch.zeros_like(hidden[:, 0])  # of each row's cross-entropy in the loss: (M,)
+    share[:tokens], share[tokens : 2 * tokens] = shares.first, shares.second
+    spread = smoothing / len(weight)
+    hidden_sum, weight_sum = share @ hidden, weight.sum(0)  # (E,)
+    loss = -spread * (hidden_sum @ weight_sum)
+    hidden_gradient = -spread * share[:, None] * weight_sum
+    weight_gradient = (-spread * hidden_sum).repeat(len(weight), 1)
     for start in range(0, tokens, size):
         chosen = targets[start : start + size]
         places = [slice(offset + start, offset + start + len(chosen)) for offset in (0, tokens)]
         chunk = torch.cat([hidden[place] for place in places]).to(product_type)  # of the first pass, then the second
-        p_logs, q_logs = (chunk @ factor.T).float().log_softmax(-1).chunk(2)  # (size, V)
-        some_loss, some_unsmoothed, gradients = token_losses(p_logs, q_logs, chosen, smoothing, shares)
+        logits = (chunk @ factor.T).float()
+        some_loss, some_unsmoothed, gradient = token_losses(logits, chosen, smoothing, shares)
         loss += some_loss
         unsmoothed += some_unsmoothed
-        gradient = torch.cat(gradients).to(product_type)
+        gradient = gradient.to(product_type)
         for place, part in zip(places, (gradient @ factor).chunk(2), strict=True):
-            hidden_gradient[place] = part.to(hidden.dtype)
+            hidden_gradient[place] += part.to(hidden.dtype)
         weight_gradient += (gradient.T @ chunk).to(weight.dtype)
     return loss, unsmoothed, hidden_gradient, weight_gradient
 
 
-def token_losses(
-    p_logs: Tensor, q_logs: Tensor, targets: Tensor, smoothing: float, shares: Shares
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Loss and first cross-entropy, summed, and the gradients of the logits of both passes, from log-probabilities.
+def token_losses(logits: Tensor, targets: Tensor, smoothing: float, shares: Shares) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, but for smoothing's share of all pieces, and first cross-entropy, summed; the gradient of the logits.
 
-    With r = log p - log q the gradient of KL(p | q) is p (r - KL(p | q)) in the logits of p, and q - p in those of q.
+    The logits (2 * tokens, V) are those of p, then of q.  With r = log p - log q the gradient of KL(p | q) is
+    p (r - KL(p | q)) in the logits of p, and q - p in those of q.  What is the same for all logits of a token stands
+    in sums of one number each, so that (tokens, V) numbers are gone over as seldom as may be.
     """
-    p, q = p_logs.exp(), q_logs.exp()
-    ratio = p_logs - q_logs
-    from_p = torch.linalg.vecdot(p, ratio)[:, None]  # KL(p | q)
-    from_q = -torch.linalg.vecdot(q, ratio)[:, None]  # KL(q | p)
     forward, backward = shares.second_from_first, shares.first_from_second
-    loss = (forward * from_p + backward * from_q).sum()
-    difference = p - q
-    p_gradient = ((ratio - from_p).mul_(forward) + shares.first).mul_(p).add_(difference, alpha=backward)
-    q_gradient = ((ratio + from_q).mul_(-backward) + shares.second).mul_(q).sub_(difference, alpha=forward)
+    probabilities = logits.softmax(-1)
+    p, q = probabilities.chunk(2)
+    p_norm, q_norm = log_norms(logits, probabilities).chunk(2)
+    ratio = torch.sub(*logits.chunk(2))  # r + norm
+    norm = p_norm - q_norm
+    from_p = torch.linalg.vecdot(p, ratio) - norm  # KL(p | q)
+    from_q = norm - torch.linalg.vecdot(q, ratio)  # KL(q | p)
+    p_wanted, q_wanted = logits.gather(1, targets.repeat(2)[:, None]).chunk(2)
+    loss = (
+        forward * from_p + backward * from_q + shares.first * p_norm + shares.second * q_norm
+        - (1 - smoothing) * (shares.first * p_wanted + shares.second * q_wanted)[:, 0]
+    ).sum()  # fmt: skip
+    p_factor = shares.first + backward - forward * (norm + from_p)
+    q_factor = shares.second + forward + backward * (norm - from_q)
+    gradient = torch.empty_like(logits)
+    p_gradient, q_gradient = gradient.chunk(2)
+    torch.add(p_factor[:, None], ratio, alpha=forward, out=p_gradient).mul_(p).sub_(q, alpha=backward)
+    torch.add(q_factor[:, None], ratio, alpha=-backward, out=q_gradient).mul_(q).sub_(p, alpha=forward)
     wanted = torch.arange(len(targets), device=targets.device), targets
-    unsmoothed = -p_logs[wanted].sum()
-    for share, logs, gradient in ((shares.first, p_logs, p_gradient), (shares.second, q_logs, q_gradient)):
-        if share:
-            loss = loss - share * ((1 - smoothing) * logs[wanted].sum() + smoothing * logs.mean(-1).sum())
-            gradient -= share * smoothing / logs.size(1)
-            gradient[wanted] -= share * (1 - smoothing)
-    return loss, unsmoothed, (p_gradient, q_gradient)
+    p_gradient[wanted] -= shares.first * (1 - smoothing)
+    q_gradient[wanted] -= shares.second * (1 - smoothing)
+    return loss, (p_norm - p_wanted[:, 0]).sum(), gradient
 
 
 def plain_consistent_loss(

@@ -70,9 +70,8 @@ def loss_and_gradients(
         logits = chunk @ factor.T  # (size, V)
         gradient = logits.softmax(-1)
         gradient[len(chosen) :] = 0  # of padding
-        # The norm by the largest logit, whose probability cannot underflow: p = exp(logit - norm).
         real = slice(len(chosen))
-        log_norm_sum += (logits[real].amax(-1).float() - gradient[real].amax(-1).float().log()).sum()
+        log_norm_sum += log_norms(logits[real], gradient[real]).sum()
         wanted_sum += logits[wanted].sum(dtype=torch.float32)
         gradient[wanted] -= 1 - smoothing  # `scatter_add_` copies all of a bfloat16 matrix on a CPU
         # Cast before they are added: to add two types costs a CPU many times more.
@@ -82,6 +81,14 @@ def loss_and_gradients(
     mean_sum = (hidden_sum @ weight_sum) / len(weight)  # of the mean logit of every token
     loss = (1 - smoothing) * unsmoothed + smoothing * (log_norm_sum - mean_sum)
     return loss, unsmoothed, hidden_gradient, weight_gradient
+
+
+def log_norms(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """log sum exp of the logits (tokens, V) that gave these probabilities: (tokens,) in float32.
+
+    p = exp(logit - norm) says it for the largest logit, whose probability cannot underflow.
+    """
+    return logits.amax(-1).float() - probabilities.amax(-1).float().log()
 
 
 def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

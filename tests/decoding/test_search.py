@@ -259,7 +259,7 @@ def test_a_search_that_takes_sentences_one_by_one_finds_the_same(device, monkeyp
     assert_same(search_all([model], sentences, limits, device, beam=beam), together)
 
 
-@pytest.mark.parametrize("V", [1, 7, 64, 200, 1000])
+@pytest.mark.parametrize("V", [1, 7, 16, 17, 200, 1000, 1025])
 @pytest.mark.parametrize("K", [1, 5])
 def test_the_largest_sums_are_those_of_a_plain_sort(device, V, K):
     generator = torch.Generator().manual_seed(V)
