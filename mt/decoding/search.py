@@ -241,11 +241,17 @@ class History:
 
 
 def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-    """Which sentences of a batch stay and which leave: all in the last step, else the settled that no size needs."""
+    """Which sentences of a batch stay and which leave: all in the last step, else the settled that no size needs.
+
+    Those that stay keep their places, but for the last ones, which go where others have left.
+    """
     unsettled = int((~settled).sum())
     size = 0 if last or not unsettled else BATCH_SIZES[bisect_left(BATCH_SIZES, unsettled)]
     order = settled.int().argsort(stable=True)  # the unsettled first
-    return order[:size], order[size:]
+    chosen, leaving = order[:size], order[size:]
+    staying = torch.arange(len(chosen))
+    staying[leaving[leaving < size]] = chosen[chosen >= size]
+    return staying, leaving
 
 
 def next_logits(models: Sequence[Transformer], tokens: Tensor, states: Sequence[DecoderState]) -> Tensor:

@@ -39,12 +39,19 @@ class Past:
         """How many keys attention is given: those used, and some that a bias hides where these are few."""
         return max(self.used, SHORTEST_ROW[self.keys.device.type])
 
-    def select(self, sentences: Tensor) -> None:
-        for name in ("keys", "values"):
-            room = getattr(self, name)
-            chosen = room.new_empty(len(sentences), *room.shape[1:])
-            chosen[:, :, : self.shown] = room[:, :, : self.shown].index_select(0, sentences)
-            setattr(self, name, chosen)
+    def select(self, sentences: Tensor, moved: Tensor) -> None:
+        """See `rows_of`."""
+        self.keys, self.values = (rows_of(room, sentences, moved, self.shown) for room in (self.keys, self.values))
+
+
+def rows_of(room: Tensor, sentences: Tensor, moved: Tensor, shown: int | None = None) -> Tensor:
+    """The rows of some sentences in room (B, H, P, D), in this order, as far as keys are shown.
+
+    Only those are copied, within the room, that stand elsewhere than before: the `moved`, as numbers in the new order.
+    """
+    seen = room[:, :, :shown]
+    seen.index_copy_(0, moved, seen.index_select(0, sentences[moved]))
+    return room[: len(sentences)]
 
 
 def laid_out(x: Tensor, length: int = 0) -> Tensor:
@@ -106,11 +113,14 @@ class DecoderState:
             self.past_bias = self.past_bias.gather(2, parents[:, None, :, None].expand(-1, -1, -1, keys))
 
     def select(self, sentences: Tensor) -> None:
-        """Keep these of the B sentences, in this order, and their beams."""
+        """Keep these of the B sentences, in this order, and their beams; the fewer change places, the faster."""
+        moved = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()  # sync
         for past in self.past:
-            past.select(sentences)
-        self.memory = [(keys[sentences], values[sentences]) for keys, values in self.memory]
+            past.select(sentences, moved)
+        self.memory = [
+            (rows_of(keys, sentences, moved), rows_of(values, sentences, moved)) for keys, values in self.memory
+        ]
         if self.memory_bias is not None:
-            self.memory_bias = self.memory_bias[sentences]
+            self.memory_bias = self.memory_bias.index_select(0, sentences)
         if self.past_bias is not None:
-            self.past_bias = self.past_bias[sentences]
+            self.past_bias = self.past_bias.index_select(0, sentences)
