@@ -330,7 +330,7 @@ def search(
                 rules = rules.select(rest, min(limits[sentence] for sentence in searching.tolist()))
                 history.select(rest)
                 for state in states:
-                    state.select(rest)
+                    state.select(staying)
         if K > 1:  # a single beam goes on from itself
             for state in states:
                 state.reorder(beams.parents)

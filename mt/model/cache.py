@@ -113,8 +113,13 @@ class DecoderState:
             self.past_bias = self.past_bias.gather(2, parents[:, None, :, None].expand(-1, -1, -1, keys))
 
     def select(self, sentences: Tensor) -> None:
-        """Keep these of the B sentences, in this order, and their beams; the fewer change places, the faster."""
-        moved = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()  # sync
+        """Keep these of the B sentences, in this order, and their beams; the fewer change places, the faster.
+
+        Numbers that are not on the device spare it a sync.
+        """
+        moved = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()
+        device = self.memory[0][0].device
+        sentences, moved = sentences.to(device), moved.to(device)
         for past in self.past:
             past.select(sentences, moved)
         self.memory = [

@@ -127,17 +127,18 @@ def token_losses(logits: Tensor, targets: Tensor, smoothing: float, shares: Shar
     in sums of one number each, so that (tokens, V) numbers are gone over as seldom as may be.
     """
     forward, backward = shares.second_from_first, shares.first_from_second
+    wanted = torch.arange(len(targets), device=targets.device), targets
+    p_logits, q_logits = logits.chunk(2)
+    p_wanted, q_wanted = p_logits[wanted], q_logits[wanted]
     probabilities = logits.softmax(-1)
     p, q = probabilities.chunk(2)
     p_norm, q_norm = log_norms(logits, probabilities).chunk(2)
-    ratio = torch.sub(*logits.chunk(2))  # r + norm
-    norm = p_norm - q_norm
+    norm, ratio = p_norm - q_norm, p_logits - q_logits  # r = ratio - norm
     from_p = torch.linalg.vecdot(p, ratio) - norm  # KL(p | q)
     from_q = norm - torch.linalg.vecdot(q, ratio)  # KL(q | p)
-    p_wanted, q_wanted = logits.gather(1, targets.repeat(2)[:, None]).chunk(2)
     loss = (
         forward * from_p + backward * from_q + shares.first * p_norm + shares.second * q_norm
-        - (1 - smoothing) * (shares.first * p_wanted + shares.second * q_wanted)[:, 0]
+        - (1 - smoothing) * (shares.first * p_wanted + shares.second * q_wanted)
     ).sum()  # fmt: skip
     p_factor = shares.first + backward - forward * (norm + from_p)
     q_factor = shares.second + forward + backward * (norm - from_q)
@@ -145,10 +146,9 @@ def token_losses(logits: Tensor, targets: Tensor, smoothing: float, shares: Shar
     p_gradient, q_gradient = gradient.chunk(2)
     torch.add(p_factor[:, None], ratio, alpha=forward, out=p_gradient).mul_(p).sub_(q, alpha=backward)
     torch.add(q_factor[:, None], ratio, alpha=-backward, out=q_gradient).mul_(q).sub_(p, alpha=forward)
-    wanted = torch.arange(len(targets), device=targets.device), targets
     p_gradient[wanted] -= shares.first * (1 - smoothing)
     q_gradient[wanted] -= shares.second * (1 - smoothing)
-    return loss, (p_norm - p_wanted[:, 0]).sum(), gradient
+    return loss, (p_norm - p_wanted).sum(), gradient
 
 
 def plain_consistent_loss(

@@ -181,7 +181,10 @@ def test_selected_sentences_go_on_as_if_they_had_been_alone(device, kept):
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("source_length", [5, 16, 20])
 def test_what_fills_up_short_rows_of_keys_changes_nothing(device, monkeypatch, source_length, beams, padded):
-    """Sources and pasts below, at and above `SHORTEST_ROW`, in room that holds nothing to be read by mistake."""
+    """Sources and pasts below, at and above `SHORTEST_ROW`, in room that holds nothing to be read by mistake.
+
+    The two sentences change places twice on the way.
+    """
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape: x.new_full(shape, torch.nan))
     model = random_model(replace(SHARED, max_positions=20), device)
     source, target = random_ids(B, source_length, device), random_ids(B * beams, 18, device, seed=11)
@@ -189,9 +192,11 @@ def test_what_fills_up_short_rows_of_keys_changes_nothing(device, monkeypatch, s
     mask = mask if padded else None
     state = model.encode(source, mask).with_past(beams, 18)
     logits = []
-    for tokens in target.split([2, 15, 1], dim=1):
-        logits.append(token_by_token(model, tokens, state))
-        state.select(torch.arange(B, device=device))
+    for turn, tokens in enumerate(target.unflatten(0, (B, beams)).split([2, 15, 1], dim=2)):
+        found = token_by_token(model, (tokens.flip(0) if turn == 1 else tokens).flatten(0, 1), state)
+        found = found.unflatten(0, (B, beams))
+        logits.append((found.flip(0) if turn == 1 else found).flatten(0, 1))
+        state.select(torch.tensor([1, 0], device=device))
     mask = None if mask is None else mask.repeat_interleave(beams, 0)
     expected = model.decode(target, model.encode(source.repeat_interleave(beams, 0), mask))
     close(torch.cat(logits, dim=1), expected)
