@@ -52,6 +52,12 @@ class SearchConfig:
             )
         if self.length_penalty < 0:
             raise ConfigError(f"length penalty {self.length_penalty} is negative")
+        if self.max_length_ratio < 0 or self.max_length_offset < 1:
+            raise ConfigError(
+                f"translations of at most {self.max_length_ratio:g} tokens for each of the source and"
+                f" {self.max_length_offset} more may have none",
+                "max_length_ratio is at least 0, max_length_offset at least 1",
+            )
 
     def max_target_tokens(self, source_tokens: int) -> int:
         """The longest translation, `</s>` included, of a sentence of so many tokens, `</s>` included."""
@@ -218,9 +224,12 @@ class History:
         self.tokens, self.parents = self.tokens[:, sentences], self.parents[:, sentences]
 
     def hypotheses(self, beams: Beams, sentences: Tensor, rules: Rules) -> list[list[Hypothesis]]:
-        """The wanted best ended hypotheses of these sentences, traced back from their ends."""
+        """The wanted best ended hypotheses of these sentences, traced back from their ends.
+
+        All that is read here a GPU is waited for, once per group of finished sentences and not per token.
+        """
         beams = beams.select(sentences)
-        longest = int(beams.ended_lengths.max())  # sync: once per group of finished sentences
+        longest = int(beams.ended_lengths.max())
         tokens = self.tokens[:longest, sentences].tolist()
         parents = self.parents[:longest, sentences].tolist()
         scores, normalized = beams.ended_scores.tolist(), beams.ended.tolist()
@@ -319,13 +328,13 @@ def search(
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
             staying, leaving = parted(beams.settled.cpu(), last)  # sync
             if len(leaving):
-                found = history.hypotheses(beams, leaving.to(device), rules)
+                found = history.hypotheses(beams, leaving.to(device, non_blocking=True), rules)
                 for sentence, hypotheses in zip(searching[leaving].tolist(), found, strict=True):
                     results[sentence] = hypotheses
                 searching = searching[staying]
                 if not len(searching):
                     break
-                rest = staying.to(device)
+                rest = staying.to(device, non_blocking=True)
                 beams = beams.select(rest)
                 rules = rules.select(rest, min(limits[sentence] for sentence in searching.tolist()))
                 history.select(rest)

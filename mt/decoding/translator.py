@@ -6,9 +6,8 @@ together.  A line of white space only gives an empty translation.
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -86,7 +85,8 @@ class Translator:
         self.batch_tokens = batch_tokens or default_batch_tokens(compute, config.beam)  # sentences x longest source
         self.threads = threads
         self.max_positions = min(model.config.max_positions for model in models)
-        self.workers = Workers(workers, self.search) if workers > 1 else None
+        self.searchers = workers  # processes
+        self.workers = Workers(workers, self.translate_batch) if workers > 1 else None
 
     def __enter__(self) -> "Translator":
         return self
@@ -115,7 +115,7 @@ class Translator:
         """A source sentence ended by `</s>`, cut to the positions that the model has."""
         if len(ids) >= self.max_positions:
             logger.warning(
-                "line %s has %s tokens; the model reads %s: the rest is left untranslated",
+                "line %s of the input has %s tokens; the model reads %s: the rest is left untranslated",
                 f"{number:,}",
                 f"{len(ids):,}",
                 f"{self.max_positions - 1:,}",
@@ -124,25 +124,26 @@ class Translator:
 
     def results(self, sentences: list[list[int]]) -> Iterator[tuple[list[int], list[list[ScoredText]]]]:
         """Batches of numbers of sentences, each with the hypotheses of its sentences; workers share what is enough."""
-        search: Callable[[list[list[list[int]]]], Iterable[list[list[ScoredText]]]] = partial(map, self.search)
-        batch_tokens = self.batch_tokens
-        if self.workers:
-            share = sum(map(len, sentences)) // (BATCHES_A_WORKER * self.workers.count)
-            if share >= SMALLEST_BATCH_TOKENS:
-                search, batch_tokens = self.workers.map, min(batch_tokens, share)
-        batches = list(self.batches(sentences, batch_tokens))
-        return zip(batches, search([[sentences[i] for i in batch] for batch in batches]), strict=True)
+        share = sum(map(len, sentences)) // (BATCHES_A_WORKER * self.searchers)
+        shared = self.workers if share >= SMALLEST_BATCH_TOKENS else None
+        batches = list(self.batches(sentences, min(self.batch_tokens, share) if shared else self.batch_tokens))
+        sources = [[sentences[i] for i in batch] for batch in batches]
+        found = shared.map(sources) if shared else map(self.translate_batch, sources)
+        return zip(batches, found, strict=True)
 
     def batches(self, sentences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
-        """Numbers of sentences that are searched together: the longest first, under the token budget."""
+        """Numbers of sentences that are searched together: the longest first, under the token budget.
+
+        A short sentence counts as one of `max_length_offset` tokens, since its translation may have more than these.
+        """
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
         while order:
-            most = max(1, batch_tokens // len(sentences[order[0]]))
+            most = max(1, batch_tokens // max(len(sentences[order[0]]), self.config.max_length_offset))
             size = BATCH_SIZES[bisect_right(BATCH_SIZES, most) - 1]
             yield order[:size]
             order = order[size:]
 
-    def search(self, sentences: list[list[int]]) -> list[list[ScoredText]]:
+    def translate_batch(self, sentences: list[list[int]]) -> list[list[ScoredText]]:
         """The hypotheses of a batch of source ids, as text."""
         rows = [np.array(ids) for ids in sentences]
         lengths = np.array([len(ids) for ids in sentences])

@@ -87,18 +87,21 @@ class DecoderState:
         past = [Past(*(laid_out(x[:, :, :0], beams * max_length) for x in keys_values)) for keys_values in self.memory]
         bias, keys = self.memory_bias, self.memory[0][0]
         if bias is None and keys.size(2) < memory[0][0].size(2):
-            bias = torch.zeros(len(keys), 1, 1, keys.size(2), device=keys.device)
-        return DecoderState(memory, None if bias is None else hiding(bias), past, projection=self.projection)
+            bias = keys.new_zeros(len(keys), 1, 1, keys.size(2))
+        if bias is not None:
+            bias = hiding(bias.to(keys.dtype))  # once, and not in every layer at every token
+        return DecoderState(memory, bias, past, projection=self.projection)
 
     def next_token(self, rows: int) -> Tensor | None:
         """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.
 
         None where a sentence has had one beam only, whose past all keys are, and nothing fills up.
         """
-        B = len(self.memory[0][0])
+        keys = self.memory[0][0]
+        B = len(keys)
         K = rows // B
         self.position += 1
-        own = torch.full((K, K), -torch.inf, device=self.memory[0][0].device).fill_diagonal_(0.0)
+        own = keys.new_full((K, K), -torch.inf).fill_diagonal_(0.0)
         bias = own.expand(B, 1, K, K)
         if self.past_bias is not None:
             bias = torch.cat((self.past_bias, bias), dim=-1)
@@ -115,11 +118,11 @@ class DecoderState:
     def select(self, sentences: Tensor) -> None:
         """Keep these of the B sentences, in this order, and their beams; the fewer change places, the faster.
 
-        Numbers that are not on the device spare it a sync.
+        Numbers that are on the CPU spare a GPU a sync.
         """
         moved = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()
         device = self.memory[0][0].device
-        sentences, moved = sentences.to(device), moved.to(device)
+        sentences, moved = (numbers.to(device, non_blocking=True) for numbers in (sentences, moved))
         for past in self.past:
             past.select(sentences, moved)
         self.memory = [

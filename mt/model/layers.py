@@ -93,6 +93,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         memory: KeysValues,
         memory_bias: Tensor | None,
+        *,
         past: Past | None = None,
         past_bias: Tensor | None = None,
         packing: Packing | None = None,

@@ -104,7 +104,15 @@ class Transformer(nn.Module):
         past_bias = state.next_token(len(ids)) if state.past else None
         for number, layer in enumerate(self.decoder):
             past = state.past[number] if state.past else None
-            x = layer(x, state.memory[number], state.memory_bias, past, past_bias, packing, rotation)
+            x = layer(
+                x,
+                state.memory[number],
+                state.memory_bias,
+                past=past,
+                past_bias=past_bias,
+                packing=packing,
+                rotation=rotation,
+            )
         return self.decoder_norm(x)
 
     @property

@@ -16,7 +16,7 @@ from mt.errors import ConfigError, DeviceError, Interrupted
 from mt.files import open_binary
 from mt.pipelines.resumable import join
 from mt.pipelines.run_folder import RunFolder
-from mt.pipelines.shards import Shard
+from mt.pipelines.shards import Shard, check_divisible
 
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
 OWN = "mt-"  # and how it begins where `launch` has said it
@@ -99,6 +99,7 @@ def translate_in_parts(
         )
     for model in models:
         RunFolder(model).read_config()
+    check_divisible(files)
     for file in files:
         open_binary(file).close()
     launch(devices, arguments)

@@ -1,6 +1,7 @@
 """Parts of an input that processes translate side by side: together their outputs are that of one process.
 
-Parts are cut where windows of lines end, so that each window is the same as without parts.
+Parts are cut where windows of lines end, so that each window is the same as without parts, and with as many threads
+each batch.
 """
 
 import logging
@@ -62,17 +63,22 @@ def launched_shard() -> Shard | None:
     return Shard(rank + 1, processes)
 
 
-def lines_of(shard: Shard, files: list[Path], window: int) -> range:
-    """Which lines of all files taken together are those of a shard, counted from 0.
-
-    Raises `ConfigError` for standard input and pipes, `DataError` for a file that cannot be read.
-    """
+def check_divisible(files: list[Path]) -> None:
+    """Raises `ConfigError` for standard input and pipes."""
     passing = [str(path) for path in files if path.is_fifo() or path.is_char_device()]
     if passing or not files:
         raise ConfigError(
             f"{(passing or ['standard input'])[0]} cannot be cut into parts: its lines would have to be counted first",
             "write the text to a file: mt translate --shard 2/8 FILE",
         )
+
+
+def lines_of(shard: Shard, files: list[Path], window: int) -> range:
+    """Which lines of all files taken together are those of a shard, counted from 0.
+
+    Raises as `check_divisible`, and `DataError` for a file that cannot be read.
+    """
+    check_divisible(files)
     lines = sum(map(count_lines, files))
     part = shard.part(lines, window)
     which = f"lines {part.start + 1:,} to {part.stop:,}" if part else "no line"

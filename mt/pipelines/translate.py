@@ -121,30 +121,39 @@ def translate(
             # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
             # the thread that reads it, and that thread for input.
             inputs = [(open(os.dup(sys.stdin.fileno()), "rb"), "standard input")]  # noqa: SIM115
-
-        def render(window: list[str], number: int) -> list[str]:
-            translations = translator.translate(window, first_number=number)
-            return [as_json(each) if form == "jsonl" else each.text for each in translations]
-
         regular = output and (output.is_file() or not output.exists()) and all(path.is_file() for path in files)
         if files and output and regular:
             work = work_record(request, translator, files, form, shard)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
-            for window in chunks(text_lines(inputs, part[file.lines :])):
-                file.write(render(window, part.start + file.lines + 1), full=len(window) == WINDOW)
+            part = part[file.lines :]
+            for window in translated(translator, chunks(text_lines(inputs, part)), part.start, form):
+                file.write(window, full=len(window) == WINDOW)
         else:
             stream = stack.enter_context(atomic_file(output) if output else standard_output())
-            lines, done = text_lines(inputs, part), part.start
-            for window in chunks(lines) if files else arriving_windows(lines):
-                stream.writelines(f"{line}\n" for line in render(window, done + 1))
+            lines = text_lines(inputs, part)
+            windows = chunks(lines) if files else arriving_windows(lines)
+            for window in translated(translator, windows, part.start, form):
+                stream.writelines(f"{line}\n" for line in window)
                 stream.flush()
-                done += len(window)
+
+
+def translated(translator: Translator, windows: Iterable[list[str]], before: int, form: str) -> Iterator[list[str]]:
+    """The translations of windows of lines, as they are written; so many lines of the input stand before the first."""
+    for window in windows:
+        translations = translator.translate(window, first_number=before + 1)
+        yield [as_json(each) if form == "jsonl" else each.text for each in translations]
+        before += len(window)
 
 
 def work_record(
     request: SearchRequest, translator: Translator, files: list[Path], form: str, shard: Shard | None
 ) -> Values:
-    """All that a translation depends on; threads and batches decide over no more than sums in their last digits."""
+    """All that a translation depends on.
+
+    In full precision and with the whole vocabulary what stands beside a sentence decides over no more than the last
+    digits of sums; else threads and batches count as well.
+    """
+    alone = translator.compute.precision in ("fp32", "tf32") and not request.shortlist
     return {
         "model": [model_record(RunFolder(path)) for path in request.models],
         "source": [checksum(path) for path in files],
@@ -154,6 +163,7 @@ def work_record(
         "device": translator.compute.device.type,
         "precision": translator.compute.precision,
         "window": WINDOW,
+        "batches": None if alone else [translator.batch_tokens, translator.searchers],
         "format": form,
         "versions": {"mt": __version__, "torch": torch.__version__},
     }

@@ -108,7 +108,7 @@ def search_table(model, kinds, limits, candidates=None, **settings):
     return search([model], source, None, limits, config, candidates=candidates, **specials)
 
 
-def random_model(seed, device="cpu"):
+def random_model(seed, device="cpu", **shape):
     """A Transformer whose decoder is wild enough to prefer different tokens at different times, `</s>` among them."""
     torch.manual_seed(seed)
     config = ModelConfig(
@@ -121,6 +121,7 @@ def random_model(seed, device="cpu"):
         encoder_layers=1,
         decoder_layers=2,
         max_positions=40,
+        **shape,
     )
     model = Transformer(config).eval().requires_grad_(False)
     for parameter in model.decoder.parameters():
@@ -420,6 +421,24 @@ def test_scores_are_teacher_forced_log_probabilities(device, seed):
             assert each.normalized_score == pytest.approx(each.score / (len(each.ids) + 1) ** 0.6, rel=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+@pytest.mark.parametrize("candidates", [None, [START, END, 5, 6, 8]])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_scores_in_bfloat16_are_nearly_teacher_forced_ones(device, beam, candidates, positions):
+    """Whatever is found: beams that stray into each other's past, or sentences into each other's rows, lie far off."""
+    model, sentences = random_model(0, device, positions=positions), random_sentences(11, 3)
+    limits = [2 * len(ids) + 5 for ids in sentences]
+    among = None if candidates is None else torch.tensor(candidates)
+    forced = model if candidates is None else Narrow(model, candidates)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = search_all([model], sentences, limits, device, among, beam=beam, nbest=beam)
+        for source, hypotheses in zip(sentences, found, strict=True):
+            assert len(hypotheses) == beam
+            for each in hypotheses:
+                expected = log_prob([forced], source, each.ids)
+                assert each.score == pytest.approx(expected, abs=0.05 * (len(each.ids) + 1))
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_batch_of_many_equals_one_at_a_time(device, seed, beam):
@@ -496,6 +515,7 @@ class Narrow:
 
     def __init__(self, model, candidates):
         self.model, self.candidates, self.encode = model, candidates, model.encode
+        self.output_weight = model.output_weight
 
     def decode(self, ids, state):
         logits = self.model.decode(ids, state)
@@ -543,6 +563,8 @@ def test_at_the_limit_the_end_is_forced_among_candidates_too():
         ({"beam": 3, "nbest": 4}, "4 best hypotheses of 3 beams cannot be returned"),
         ({"nbest": 0}, "0 best hypotheses of 5 beams cannot be returned"),
         ({"length_penalty": -0.1}, "length penalty -0.1 is negative"),
+        ({"max_length_ratio": -1.0}, "at most -1 tokens for each of the source and 10 more may have none"),
+        ({"max_length_offset": 0}, "at most 2 tokens for each of the source and 0 more may have none"),
     ],
 )
 def test_a_search_that_cannot_be_run_is_refused(settings, message):

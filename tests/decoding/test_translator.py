@@ -118,11 +118,18 @@ def test_the_size_of_batches_changes_no_translation(translator, batch_tokens):
 
 
 def test_a_batch_keeps_to_its_budget_or_is_one_sentence(translator):
+    translator.config = SearchConfig(max_length_offset=1)
     sentences = [[4] * length for length in (3, 9, 1, 5, 2, 5, 30, 4)]
     batches = list(translator.batches(sentences, 10))
     assert sorted(i for batch in batches for i in batch) == list(range(8))
     longest_first = [[len(sentences[i]) for i in batch] for batch in batches]
     assert longest_first == [[30], [9], [5, 5], [4, 3], [2, 1]]
+
+
+def test_a_short_sentence_counts_as_what_its_translation_may_always_have(translator):
+    assert translator.config.max_length_offset == 10
+    for length in (1, 9, 10):
+        assert [len(batch) for batch in translator.batches([[4] * length] * 8, 40)] == [4, 4]
 
 
 def test_a_batch_has_one_of_few_sizes(translator):
@@ -159,7 +166,8 @@ def test_a_line_that_is_too_long_is_cut_with_a_warning_that_names_it(translator,
     with caplog.at_level(logging.WARNING):
         translator.translate(["a cat", "", long, long], first_number=1999)
     assert [record.getMessage() for record in caplog.records] == [
-        f"line 2,001 has {count:,} tokens; the model reads {MAX_POSITIONS - 1}: the rest is left untranslated"
+        f"line 2,001 of the input has {count:,} tokens;"
+        f" the model reads {MAX_POSITIONS - 1}: the rest is left untranslated"
     ]
     assert max(shape[1] for shape, _, _ in searched) == MAX_POSITIONS
 

@@ -71,14 +71,15 @@ def test_attention_on_two_keys_by_hand():
     torch.testing.assert_close(fused(queries, keys, values, None, False), expected)
 
 
+@pytest.mark.parametrize("kernel", [fused, explicit_in_float32])
 @pytest.mark.parametrize(("biased", "causal"), [(False, False), (True, False), (False, True)])
-def test_fused_attention_equals_explicit(device, biased, causal):
+def test_kernels_equal_explicit_attention(device, biased, causal, kernel):
     queries, keys, values = torch.randn(B, H, T, D), torch.randn(B, H, S, D), torch.randn(B, H, S, D)
     if causal:
         keys, values = keys[:, :, :T], values[:, :, :T]
     inputs = [tensor.to(device) for tensor in (queries, keys, values)]
     bias = padding_bias(device) if biased else None
-    torch.testing.assert_close(fused(*inputs, bias, causal), explicit(*inputs, bias, causal), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kernel(*inputs, bias, causal), explicit(*inputs, bias, causal), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])

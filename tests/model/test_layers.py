@@ -93,7 +93,7 @@ def test_shapes():
     y = encoder(torch.randn(B, S, E), bias)
     assert y.shape == (B, S, E)
     memory = decoder.cross_attention.keys_values(y)
-    assert decoder(torch.randn(B * K, T, E), memory, bias, None, 0).shape == (B * K, T, E)
+    assert decoder(torch.randn(B * K, T, E), memory, bias).shape == (B * K, T, E)
 
 
 def test_a_feed_forward_network_by_hand():

@@ -109,7 +109,7 @@ def test_invalid_utf8_is_replaced_with_a_warning_that_names_the_line(mt, transla
 def test_a_line_longer_than_the_model_reads_is_cut_with_a_warning(translate):
     outcome = translate(b"one\n" + b"one two " * 1000 + b"\n")
     assert len(translations_of(outcome)) == 2
-    assert re.search(r"^warning: line 2 has [\d,]+ tokens; the model reads 1,023", outcome.err)
+    assert re.search(r"^warning: line 2 of the input has [\d,]+ tokens; the model reads 1,023", outcome.err)
 
 
 # Results
@@ -255,6 +255,15 @@ def test_what_was_begun_otherwise_is_begun_anew(interrupted, tmp_path, change, w
     assert "warning: " + warning.replace("PARTIAL", str(tmp_path / "out.partial")) in outcome.err
     assert (tmp_path / "out").read_text().count("\n") == 20
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("precision", "dropped"), [("fp32", False), ("int8", True)])
+def test_in_other_batches_rounded_translations_would_be_others(interrupted, tmp_path, precision, dropped):
+    _, again = interrupted("--precision", precision, "--device", "cpu")
+    outcome = again("--batch-tokens", 100)
+    assert ("8 lines in" in outcome.err and "are dropped (other batches)" in outcome.err) == dropped
+    assert ("going on after line 8" in outcome.err) != dropped
+    assert (tmp_path / "out").read_text().count("\n") == 20
 
 
 def test_an_output_that_cannot_be_gone_on_with_voids_what_was_noted_of_an_earlier_one(
@@ -428,6 +437,14 @@ def test_what_passes_only_once_has_no_parts(start_mt, trained, files, name):
     error = process.stderr.read()
     assert error.startswith(b"error: " + name + b" cannot be cut into parts")
     assert b"\nhint:  write the text to a file" in error
+
+
+def test_devices_do_not_take_a_pipe_and_leave_it_unread(start_mt, trained, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes to: who opens it waits
+    flags = ["--devices", "0,1", "--output", tmp_path / "out"]
+    process = start_mt("translate", "--model", trained, tmp_path / "pipe", *flags)
+    assert process.wait(timeout=60) == ExitCode.USAGE
+    assert b"pipe cannot be cut into parts" in process.stderr.read()
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "x", "1/0", ""])
