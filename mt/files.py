@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -17,7 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from mt.errors import ConfigError, DataError, MTError
+
+logger = logging.getLogger(__name__)
 
 BYTE_ORDER_MARK = "\ufeff"
 BLOCK_BYTES = 1 << 16  # of compressed text, read at once
@@ -233,6 +238,28 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     except (OSError, DataError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise error if isinstance(error, DataError) else writing_error(path, error) from error
+
+
+@contextmanager
+def alone_at(path: Path) -> Iterator[None]:
+    """A block that one process at a time is in, of all that name the same path; the others wait, and say so.
+
+    Leaves an empty `.NAME.lock` beside `path`.  Raises `DataError` where that cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            logger.info("another process writes %s: waiting for it", path)
+            lock.acquire()
+    except OSError as error:
+        raise writing_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def append_text(path: Path, text: str) -> None:

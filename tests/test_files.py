@@ -3,6 +3,8 @@
 import gzip
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from mt import files
 from mt.errors import ConfigError, DataError, ExitCode
 from mt.files import (
+    alone_at,
     atomic_directory,
     atomic_file,
     checksum,
@@ -24,6 +27,27 @@ from mt.files import (
 
 THREE_LINES = b"eins\nzwei\ndrei\n"
 MANY_LINES = b"".join(b"line %d of many\n" % number for number in range(20_000))
+
+
+def test_one_process_at_a_time_is_in_the_block_of_a_path(tmp_path, caplog):
+    """Locks of a file that is opened twice are two, in one process as in two."""
+    path, entered = tmp_path / "folder" / "name", []
+
+    def enter(who):
+        with alone_at(path):
+            entered.append(who)
+
+    with caplog.at_level("INFO"), alone_at(path):
+        second = threading.Thread(target=enter, args=("second",))
+        second.start()
+        deadline = time.monotonic() + 60
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert caplog.messages == [f"another process writes {path}: waiting for it"]
+        entered.append("first")
+    second.join()
+    assert entered == ["first", "second"]
+    assert [entry.name for entry in path.parent.iterdir()] == [".name.lock"]
 
 
 def lines_of(path: Path, content: bytes) -> list[str]:

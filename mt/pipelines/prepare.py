@@ -23,7 +23,7 @@ from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of,
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
 from mt.errors import ConfigError, DataError
-from mt.files import atomic_directory, read_json, read_lines, write_json, write_text
+from mt.files import alone_at, atomic_directory, read_json, read_lines, write_json, write_text
 from mt.pipelines.checksums import Checksums
 from mt.pipelines.recipe import (
     CorpusFacts,
@@ -36,7 +36,8 @@ from mt.pipelines.recipe import (
     resolve_tokenizer,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_tokenizers, versions
-from mt.settings import Values, build
+from mt.settings import AUTO, Values, build, defaults
+from mt.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +145,8 @@ def indented(report: Report) -> list[str]:
 def make_tokenizers(text: CheckedText, config: TokenizerConfig, *, seed: int) -> tuple[Tokenizer, Tokenizer]:
     """The tokenizers of source and target: given ones, else trained on a sample; the same object when joint."""
     if config.files:
-        given = [Tokenizer.load(Path(path)) for path in config.files]
-        return given[0], given[-1]
+        given = {path: Tokenizer.load(Path(path)) for path in config.files}
+        return given[config.files[0]], given[config.files[-1]]
     chosen = np.random.default_rng(seed).random(text.pairs) < sample_share(text, config)
     sample = (pair for pair, used in zip(text.training_pairs(), chosen, strict=True) if used)
 
@@ -340,8 +341,8 @@ def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]
 
 
 def seed_and_threads(settings: Settings) -> tuple[int, int]:
-    given = settings.said()["training"]
-    return given.get("seed", 1), given.get("threads") or usable_threads()
+    given = defaults(TrainingConfig) | settings.said()["training"]
+    return given["seed"], usable_threads() if given["threads"] in (AUTO, 0) else given["threads"]
 
 
 def undecided_data(settings: Settings) -> DataConfig:
@@ -367,9 +368,12 @@ def read_or_encode(
     rules = {"rules": data.rules.as_key(), "max_tokens": data.max_tokens, "train": len(texts.train)}
     key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
     folder = cache_folder(run, settings) / key
-    if not (folder / "facts.json").is_file():
-        checked = checked or check_text(texts, data.rules, seed=seed)
-        encode_text(checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
+    facts = folder / "facts.json"
+    if not facts.is_file():
+        with alone_at(folder):
+            if not facts.is_file():  # nor has been written by another run meanwhile
+                checked = checked or check_text(texts, data.rules, seed=seed)
+                encode_text(checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
     texts.remembered.save()
     return read_prepared(folder, texts.train, data.temperature)
 

@@ -97,6 +97,13 @@ class RunConfig:
                 "training.consistency_from is a share of the limit, and none is given",
                 "add --max-steps or --max-minutes",
             )
+        in_decay = self.training.consistency_from > 1 - self.optimizer.decay_fraction
+        if self.optimizer.schedule == "warmup_stable_decay" and self.training.passes == 2 and in_decay:
+            raise ConfigError(
+                f"two passes from {self.training.consistency_from:g} of the budget on would begin while the learning"
+                f" rate falls, over the last {self.optimizer.decay_fraction:g}, in steps that are counted before",
+                "lower training.consistency_from or optimizer.decay_fraction",
+            )
         if self.data.max_tokens > self.model.max_positions:
             raise ConfigError(
                 f"data.max_tokens {self.data.max_tokens} is above model.max_positions {self.model.max_positions}"
@@ -138,7 +145,6 @@ def read_recipe(path: Path) -> Values:
 DEPENDENT = {
     ("training", "consistency"): ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs"),
     ("data", "clean"): ("max_length_ratio",),
-    ("model", "dropout"): ("activation_dropout",),
 }
 
 
@@ -162,10 +168,13 @@ class Settings:
             for key, value in values.items():
                 check_key(key, known_keys(section), f"{where}: {section}.{key}")
                 wanted = str if key == "preset" else get_type_hints(SECTIONS[section])[key]
-                self.given[section][key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
+                given, before = self.given[section], self.given[section].get(key)
+                given[key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
                 for dependent in DEPENDENT.get((section, key), ()):
-                    if dependent not in values:  # what an earlier layer says goes with another choice
-                        self.given[section].pop(dependent, None)
+                    if (
+                        given[key] != before and dependent not in values
+                    ):  # that of an earlier layer went with its choice
+                        given.pop(dependent, None)
         preset = self.given["model"].get("preset", AUTO)
         if preset != AUTO:
             check_key(preset, PRESETS, f"{where}: the preset {preset}")
@@ -192,7 +201,7 @@ class Settings:
                 preset = self.given["model"].get("preset", AUTO)
                 shape = PRESETS.get(preset, dict.fromkeys(PRESETS["small"], AUTO))
                 values = {"preset": preset, **values, **shape, **self.said()["model"]}
-                for key in ("dropout", "activation_dropout", "positions"):
+                for key in ("dropout", "positions"):
                     values[key] = self.said()["model"].get(key, AUTO)
             sections[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return tomli_w.dumps(sections)
@@ -200,6 +209,8 @@ class Settings:
 
 def preset_for(pairs: int) -> str:
     """The size that a corpus of so many pairs can fill: on little text a large model is worse, not better."""
+    if pairs < 60_000:
+        return "tiny"
     if pairs < 300_000:
         return "small"
     return "base" if pairs < 20_000_000 else "big"
@@ -269,10 +280,7 @@ def cleaning_rules(settings: Settings) -> CleaningRules:
 
 
 def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: bool) -> ModelConfig:
-    """Given numbers stand before those of the preset, and these before the defaults.
-
-    What is dropped of activations is what is dropped elsewhere, unless it is given.
-    """
+    """Given numbers stand before those of the preset, and these before the defaults."""
     given = settings.said()["model"]
     preset = given.pop("preset", preset_for(facts.pairs))
     vocabularies = {
@@ -280,8 +288,7 @@ def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: b
         "target_vocabulary": facts.vocabularies[1],
         "share_embeddings": share_embeddings,
     }
-    dropout = given.get("dropout", dropout_for(facts.pairs))
-    chosen = {"dropout": dropout, "activation_dropout": dropout, "positions": "rotary"}
+    chosen = {"dropout": dropout_for(facts.pairs), "positions": "rotary"}
     values = settings.section("model", {}) | PRESETS[preset] | chosen | given
     values.pop("preset", None)
     return build(ModelConfig, values | vocabularies, "model")
@@ -330,11 +337,14 @@ def resolve_training(
 def resolve_optimizer(
     settings: Settings, steps_per_epoch: int, width: int, training: TrainingConfig
 ) -> OptimizerConfig:
-    """Wider models learn at lower rates; the warm-up is an epoch, within bounds."""
+    """Wider models learn at lower rates; below 256 twice as much was better, by experiment with 128.
+
+    The warm-up is an epoch, within bounds.
+    """
     limited = training.max_steps or training.max_minutes
     longest_warmup = max(1, (training.max_steps or 1 << 40) // 10)
     resolved = {
-        "peak_learning_rate": 1e-3 * (256 / width) ** 0.5,
+        "peak_learning_rate": (1e-3 if width >= 256 else 2e-3) * (256 / width) ** 0.5,
         "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",
         "warmup_steps": min(max(200, steps_per_epoch), 4_000, longest_warmup),
     }

@@ -75,7 +75,9 @@ def event_line(record: Record) -> str:
             rate = f"at {record['learning_rate_scale']:g} times the learning rate"
             return f"warning: training diverged at step {record['from_step']:,} and goes on from here {rate}"
         case "micro_batches":
-            return f"the memory of the GPU holds {record['micro_batch_tokens']:,} target tokens at a time"
+            return (
+                f"computed at a time: {record['micro_batch_tokens']:,} target tokens, which the memory of the GPU holds"
+            )
         case "compiled":
             return f"compiled: {record['graphs']:,} graphs"
         case "length_penalty":

@@ -19,7 +19,7 @@ from mt.device import Compute, choose, keep_freed_memory, launch_number, usable_
 from mt.errors import ConfigError, Interrupted, ModelError
 from mt.files import write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
-from mt.model.config import DROPOUTS
+from mt.model.config import DROPOUTS, PRESETS
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, Texts, prepare_run
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
@@ -106,7 +106,7 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
     start = load_model(origin) if origin else None
     settings = request.settings if new else continued_settings(run, request.settings)
     if new and start:
-        settings = with_architecture(settings, start)
+        settings = with_origin(settings, start)
     check_settings(settings)
     compute = choose_compute(settings)
     if new:
@@ -136,30 +136,33 @@ def choose_compute(settings: Settings) -> Compute:
     return choose(said.get("device", AUTO), said.get("precision", AUTO), threads, training=True)
 
 
-def with_architecture(settings: Settings, start: LoadedModel) -> Settings:
-    """The settings with the shape of the model that training starts from; raises `ConfigError` where they disagree."""
-    if settings.said()["tokenizer"]:
-        raise ConfigError("--from brings the tokenizer of its run", "leave --tokenizer and --vocab-size out")
-    own = {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}
-    said = settings.said()["model"]
-    for key, value in said.items():
-        if own.get(key, value) != value:
-            raise ConfigError(f"model.{key} is {value}; the run that --from names has {own[key]}")
-    merged = Settings({name: dict(values) for name, values in settings.given.items()})
-    merged.given["model"] = own | {key: value for key, value in said.items() if key in DROPOUTS}
-    return merged
+def with_origin(settings: Settings, start: LoadedModel) -> Settings:
+    """The settings with the tokenizer and the shape of the run that training starts from.
+
+    Raises `ConfigError` where something else is said of them.
+    """
+    run, own = RunFolder(start.path), Settings()
+    own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
+    if run.recipe.is_file():  # an average has none
+        own.add({"tokenizer": run.read_recipe()["tokenizer"]}, str(run.recipe))
+    said = settings.said()
+    dropouts = {key: said["model"].pop(key) for key in DROPOUTS if key in said["model"]}
+    said["model"] = PRESETS.get(said["model"].pop("preset", ""), {}) | said["model"]
+    for section in ("tokenizer", "model"):
+        has = own.said()[section]
+        for key, value in said[section].items():
+            if has.get(key) != value:
+                raise ConfigError(
+                    f"{section}.{key} is {value}; the run that --from names has {has.get(key, 'a tokenizer')}",
+                    "leave it out: --from brings the tokenizer and the shape of its run",
+                )
+    given = settings.given | {"tokenizer": own.given["tokenizer"], "model": own.given["model"] | dropouts}
+    return Settings({name: dict(values) for name, values in given.items()})
 
 
 SHAPE_FIELDS = (
-    "width",
-    "heads",
-    "feed_forward",
-    "encoder_layers",
-    "decoder_layers",
-    "max_positions",
-    "positions",
-    "norm_first",
-)
+    "width", "heads", "feed_forward", "encoder_layers", "decoder_layers", "max_positions", "positions", "norm_first",
+)  # fmt: skip
 
 
 def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> None:
@@ -177,6 +180,8 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     announce(model, prepared, compute, log, progress, ranks)
     batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
     training = within_memory(config, updater, batcher, sampler, ranks, clock, log)
+    config = replace(config, training=training)
+    prepared = replace(prepared, config=config)
 
     def publish() -> None:
         if ranks.first:

@@ -48,7 +48,8 @@ class Validation:
         config, data = prepared.config, prepared.data
         self.sources = data.valid_sources[: config.validation.max_sentences]
         self.references = data.valid_references[: config.validation.max_sentences]
-        sampler = BatchSampler(data.valid, batch_tokens=config.data.batch_tokens, seed=0)
+        at_a_time = min(config.data.batch_tokens, config.training.micro_batch_tokens or config.data.batch_tokens)
+        sampler = BatchSampler(data.valid, batch_tokens=at_a_time, seed=0)
         self.batches = sampler.epoch(0)
         self.batcher = Batcher(data.valid, prepared.specials, compute.device)
 

@@ -16,10 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def compile_layers(model: Transformer) -> None:
-    """Let the layers be compiled, one graph for those of the encoder and one for those of the decoder.
+    """Let the layers be compiled: a graph for those of the encoder and one for those of the decoder.
 
-    A warning says where nothing can be compiled; then they run as they are written.  So does a layer that would need
-    more graphs than PyTorch's `recompile_limit`, eight.
+    Batches of one sentence have one more each, since PyTorch takes a size of 1 for a fact.  A warning says where
+    nothing can be compiled; then they run as they are written.  So does a layer that would need more graphs than
+    PyTorch's `recompile_limit`, eight.
     """
     if not can_compile(model.output_weight.device):
         return

@@ -234,9 +234,9 @@ class Trainer:
         due = self.updater.consistency is not None and self.budget.share_used() >= config.consistency_from
         if due and progress.consistent is None:
             progress.consistent = progress.epoch >= config.consistency_epochs
-            if progress.consistent and progress.step:
-                self.save()  # so that what follows repeats exactly, whatever the clock says then
             if progress.step:
+                if config.max_minutes:
+                    self.save()  # so that what follows repeats exactly, whatever the clock says then
                 begun = {"method": config.consistency, "begun": progress.consistent, "epochs": progress.epoch}
                 self.log({"kind": "event", "event": "consistency", **begun})
             self.budget.restart_pace()  # which is another one from here on

@@ -31,6 +31,7 @@ SETTINGS = {
     "model.decoder_layers": 1,
     "data.batch_tokens": 200,
     "optimizer.warmup_steps": 8,
+    "optimizer.peak_learning_rate": 0.003,
     "training.log_every_steps": 1,
     "training.validate_every_steps": 2 * INTERVAL,
     "training.checkpoint_every_steps": INTERVAL,

@@ -10,6 +10,7 @@ import torch
 
 from mt.device import Compute
 from mt.errors import ConfigError
+from mt.model.config import PRESETS
 from mt.pipelines.recipe import OWN_RECIPES, CorpusFacts, Settings, resolve, resolve_model, resolve_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -72,20 +73,18 @@ def same_recipe(said, result):
 
 
 @pytest.mark.parametrize(
-    ("given", "dropouts"),
+    ("pairs", "preset", "rate"),
     [
-        ({}, (0.2, 0.0, 0.2)),
-        ({"dropout": 0.3}, (0.3, 0.0, 0.3)),
-        ({"activation_dropout": 0.0, "attention_dropout": 0.1}, (0.2, 0.1, 0.0)),
-        ({"dropout": 0.1, "activation_dropout": 0.4}, (0.1, 0.0, 0.4)),
+        (59_999, "tiny", 0.0028),
+        (60_000, "small", 0.001),
+        (300_000, "base", 0.00071),
+        (20_000_000, "big", 0.0005),
     ],
 )
-def test_activations_are_dropped_like_the_rest_unless_it_is_said(given, dropouts):
-    settings = Settings()
-    settings.add({"model": given}, "test")
-    facts = CorpusFacts(pairs=29_000, target_tokens=400_000, vocabularies=(100, 100), languages=("de", "en"))
-    model = resolve_model(settings, facts, share_embeddings=True)
-    assert (model.dropout, model.attention_dropout, model.activation_dropout) == dropouts
+def test_more_text_is_learned_by_a_wider_model_at_a_lower_rate(pairs, preset, rate):
+    config = recipe_of("auto", {}, pairs)
+    assert config.model.width == PRESETS[preset]["width"]
+    assert config.optimizer.peak_learning_rate == pytest.approx(rate, rel=0.02)
 
 
 @pytest.mark.parametrize(("given", "positions"), [({}, "rotary"), ({"positions": "sinusoidal"}, "sinusoidal")])
@@ -120,10 +119,22 @@ def test_a_share_of_no_budget_is_refused():
         recipe_of("small", {"consistency": "r-drop", "consistency_from": 0.5})
 
 
-def recipe_of(preset, training):
+@pytest.mark.parametrize(("consistency", "refused"), [("r-drop", True), ("off", False)])
+def test_two_passes_do_not_begin_once_the_learning_rate_falls(consistency, refused):
+    """Its steps are counted then, at the pace of one pass."""
+    late = {"consistency": consistency, "consistency_from": 0.7, "max_minutes": 10}
+    if not refused:
+        assert recipe_of("small", late).training.consistency_from == 0.7
+        return
+    with pytest.raises(ConfigError, match=r"two passes from 0\.7 of the budget on .* falls, over the last 0\.4"):
+        recipe_of("small", late)
+
+
+def recipe_of(preset, training, pairs=28_996):
     settings = Settings()
-    settings.add({"data": {"train": [{"tsv": "text"}]}, "model": {"preset": preset}, "training": training}, "test")
+    model = {} if preset == "auto" else {"preset": preset}
+    settings.add({"data": {"train": [{"tsv": "text"}]}, "model": model, "training": training}, "test")
     vocabularies, languages = (8_000, 8_000), ("de", "en")
-    facts = CorpusFacts(pairs=28_996, target_tokens=455_488, vocabularies=vocabularies, languages=languages)
+    facts = CorpusFacts(pairs=pairs, target_tokens=455_488, vocabularies=vocabularies, languages=languages)
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
     return resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)

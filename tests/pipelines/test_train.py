@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.parallel import CorpusFiles
@@ -328,6 +329,10 @@ def test_given_tokenizers_are_used_as_they_are(train, mt, corpus, trained, tmp_p
     mt("tokenizer", "train", corpus / "train.de", "--vocab-size", 290, "--type", "bpe", "--output", tmp_path / "de")
     assert train(tmp_path / "one", "--tokenizer", shared, steps=2).code == 0
     assert (tmp_path / "one" / "tokenizer.model").read_bytes() == shared.read_bytes()
+    twice = train(tmp_path / "twice", "--tokenizer", shared, "--tokenizer", shared, steps=2)
+    assert twice.code == 0, twice.err
+    assert json.loads((tmp_path / "twice" / "config.json").read_text())["model"]["share_embeddings"]
+    assert mt("train", "--output", tmp_path / "twice", "--max-steps", 3).code == 0
     both = ["--tokenizer", shared, "--tokenizer", tmp_path / "de.model"]
     assert train(tmp_path / "two", *both, steps=2).code == 0
     assert (tmp_path / "two" / "source.model").read_bytes() == shared.read_bytes()
@@ -343,6 +348,37 @@ def test_a_cache_can_be_shared_and_is_then_written_once(train, trained, tmp_path
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == times
     assert not (tmp_path / "two" / "cache").exists()
     assert_same_training(tmp_path / "two", trained)
+
+
+def test_no_other_run_is_at_a_folder_that_text_is_encoded_into(train, monkeypatch, tmp_path):
+    encode_text, folders = prepare.encode_text, []
+
+    def watched(text, folder, *arguments, **settings):
+        folders.append(folder)
+        with pytest.raises(Timeout):
+            FileLock(folder.with_name(f".{folder.name}.lock")).acquire(blocking=False)
+        encode_text(text, folder, *arguments, **settings)
+
+    monkeypatch.setattr(prepare, "encode_text", watched)
+    assert train(tmp_path / "run", steps=2).code == 0
+    assert folders == [prepared_folder(tmp_path / "run")]
+
+
+def test_what_another_run_has_encoded_meanwhile_is_not_encoded_again(train, monkeypatch, tmp_path):
+    """The other run is through while this one waits."""
+    shared, encode_text, encoded = ["--cache", tmp_path / "cache"], prepare.encode_text, []
+    monkeypatch.setattr(prepare, "encode_text", lambda *given, **more: encoded.append(encode_text(*given, **more)))
+
+    @contextmanager
+    def waiting(folder):
+        monkeypatch.undo()
+        monkeypatch.setattr(prepare, "encode_text", lambda *given, **more: encoded.append(encode_text(*given, **more)))
+        assert train(tmp_path / "other", *shared, steps=2).code == 0
+        yield
+
+    monkeypatch.setattr(prepare, "alone_at", waiting)
+    assert train(tmp_path / "run", *shared, steps=2).code == 0
+    assert len(encoded) == 1
 
 
 def test_a_deleted_cache_is_made_again(train, mt, trained, stop_after, monkeypatch, tmp_path):
@@ -430,6 +466,18 @@ def test_another_choice_brings_its_own_numbers_over_a_complete_recipe(mt, traine
     assert settings["data"]["max_length_ratio"] == "auto"
     both = ["--set", "training.cutoff=0.2", "--set", "training.consistency=r-drop"]  # in whichever order
     assert tomllib.loads(mt("train", *flags, *both).out)["training"]["cutoff"] == 0.2
+
+
+def test_a_choice_said_again_leaves_its_numbers_as_they_are(train, mt, tmp_path):
+    run, choices = tmp_path / "run", ["--clean", "strict", "--set", "training.consistency=r-drop"]
+    numbers = ["data.max_length_ratio=3", "training.consistency_alpha=2", "training.consistency_from=0.1"]
+    outcome = train(run, *choices, *(word for number in numbers for word in ("--set", number)), steps=2)
+    assert outcome.code == 0, outcome.err
+    before = tomllib.loads((run / "run.toml").read_text())
+    assert (before["data"]["max_length_ratio"], before["training"]["consistency_alpha"]) == (3.0, 2.0)
+    assert mt("train", "--output", run, *choices, "--max-steps", 3).code == 0
+    after = tomllib.loads((run / "run.toml").read_text())
+    assert after == {**before, "training": {**before["training"], "max_steps": 3}}
 
 
 def test_what_an_older_recipe_does_not_know_may_be_said_as_it_was(mt, run):
@@ -588,7 +636,7 @@ def test_an_update_that_does_not_fit_into_memory_is_computed_in_parts_and_nothin
 
 def test_the_log_says_what_a_gpu_holds_and_what_was_compiled():
     found = {"event": "micro_batches", "micro_batch_tokens": 16_384}
-    assert event_line(found) == "the memory of the GPU holds 16,384 target tokens at a time"
+    assert event_line(found) == "computed at a time: 16,384 target tokens, which the memory of the GPU holds"
     assert event_line({"event": "compiled", "graphs": 2}) == "compiled: 2 graphs"
 
 
@@ -1039,6 +1087,28 @@ def test_from_refuses_another_architecture(train_from):
     outcome, new = train_from("--set", "model.width=64")
     assert outcome.code == ExitCode.USAGE
     assert "model.width is 64; the run that --from names has 32" in outcome.err
+
+
+def test_from_refuses_another_size(train_from):
+    outcome, _ = train_from("--preset", "big")
+    assert outcome.code == ExitCode.USAGE
+    assert "model.width is 1024; the run that --from names has 32" in outcome.err
+
+
+def test_from_refuses_another_tokenizer(train_from, corpus):
+    outcome, _ = train_from("--vocab-size", 299)
+    assert outcome.code == ExitCode.USAGE
+    assert "tokenizer.vocabulary_size is 299; the run that --from names has 3" in outcome.err
+
+
+def test_the_recipe_of_a_run_begun_from_another_repeats_it(train_from, mt, corpus, trained, tmp_path):
+    assert train_from("--precision", "fp32")[0].code == 0
+    recipes = [tomllib.loads((run / "run.toml").read_text()) for run in (trained, tmp_path / "new")]
+    assert recipes[0]["tokenizer"] == recipes[1]["tokenizer"]
+    again = ["--config", tmp_path / "new" / "run.toml", "--from", trained, "--output", tmp_path / "again"]
+    outcome = mt("train", *again)
+    assert outcome.code == 0, outcome.err
+    assert_same_training(tmp_path / "again", tmp_path / "new")
 
 
 def test_from_a_folder_that_is_no_run_is_a_model_error(train_from, tmp_path):

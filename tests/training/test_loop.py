@@ -263,8 +263,25 @@ def test_two_passes_are_made_once_their_time_has_come(tmp_path, given, passes):
     for event in decided:
         assert event["step"] == 10 * given["consistency_from"]
         assert trainer.progress.consistent == event["begun"] == ("2" in passes)
-        if event["begun"]:
-            assert trainer.checkpoints.state(event["step"])["consistent"]
+
+
+@pytest.mark.parametrize("epochs", [0, 100])
+def test_what_the_clock_has_decided_is_kept_at_once(tmp_path, epochs):
+    """Of 53 seconds an update takes three; at 30% of them two passes begin or do not, and later sessions agree."""
+    given = {"consistency": "r-drop", "consistency_from": 0.3, "consistency_epochs": epochs}
+    progress = Progress(validation_seconds=2.0)
+    trainer = make_trainer(tmp_path, max_minutes=1.0, schedule="warmup_stable_decay", progress=progress, **given)
+    trainer.updater.consistency = Consistency(method="r-drop", alpha=5.0, cutoff=0.0)
+    trainer.budget.clock = SimpleNamespace(elapsed=lambda: 3.0 * progress.step)
+    kept, save = {}, trainer.save
+
+    def watched():
+        save()
+        kept[progress.step] = trainer.checkpoints.state(progress.step)["consistent"]
+
+    trainer.save = watched
+    trainer.run()
+    assert (kept[6], progress.consistent) == (epochs == 0,) * 2
 
 
 def test_of_minutes_as_of_steps_a_share_is_used(tmp_path):
