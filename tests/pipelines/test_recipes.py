@@ -98,20 +98,23 @@ def test_queries_and_keys_are_turned_unless_it_is_said(given, positions):
 @pytest.mark.parametrize(
     ("preset", "given", "method", "starts"),
     [
-        pytest.param("small", {"max_minutes": 60}, "r-drop", (0.3, 6), id="17 weights a token"),
-        pytest.param("tiny", {"max_minutes": 60}, "off", (0.0, 0), id="5 weights a token"),
+        pytest.param("tiny", {"max_minutes": 60}, "r-drop", (0.3, 10), id="with a budget, if the text is read often"),
         pytest.param("small", {}, "off", (0.0, 0), id="no budget to take a share of"),
         pytest.param("small", {"max_steps": 9, "consistency": "off"}, "off", (0.0, 0), id="refused"),
         pytest.param("tiny", {"max_steps": 9, "consistency": "simcut"}, "simcut", (0.3, 0), id="asked for"),
         pytest.param("tiny", {"consistency": "simcut"}, "simcut", (0.0, 0), id="asked for without a budget"),
     ],
 )
-def test_two_passes_are_made_where_a_model_could_learn_the_text_by_heart(preset, given, method, starts):
-    """The facts are those of Multi30k de-en."""
+def test_two_passes_are_made_where_there_is_time_to_learn_the_text_by_heart(preset, given, method, starts):
     training = recipe_of(preset, given).training
     assert training.consistency == method
     assert (training.consistency_from, training.consistency_epochs) == starts
     assert training.consistency_alpha == {"r-drop": 5.0, "simcut": 3.0, "off": 0.0}[method]
+
+
+def test_two_passes_are_for_little_text():
+    found = [recipe_of("auto", {"max_minutes": 60}, pairs).training.consistency for pairs in (299_999, 300_000)]
+    assert found == ["r-drop", "off"]
 
 
 def test_a_share_of_no_budget_is_refused():
@@ -123,6 +126,7 @@ def test_a_share_of_no_budget_is_refused():
 def test_two_passes_do_not_begin_once_the_learning_rate_falls(consistency, refused):
     """Its steps are counted then, at the pace of one pass."""
     late = {"consistency": consistency, "consistency_from": 0.7, "max_minutes": 10}
+    assert recipe_of("small", {"max_minutes": 10}, decay_fraction=0.75).training.consistency_from == 0.25
     if not refused:
         assert recipe_of("small", late).training.consistency_from == 0.7
         return
@@ -130,10 +134,11 @@ def test_two_passes_do_not_begin_once_the_learning_rate_falls(consistency, refus
         recipe_of("small", late)
 
 
-def recipe_of(preset, training, pairs=28_996):
+def recipe_of(preset, training, pairs=28_996, **optimizer):
     settings = Settings()
     model = {} if preset == "auto" else {"preset": preset}
     settings.add({"data": {"train": [{"tsv": "text"}]}, "model": model, "training": training}, "test")
+    settings.add({"optimizer": optimizer}, "test")
     vocabularies, languages = (8_000, 8_000), ("de", "en")
     facts = CorpusFacts(pairs=pairs, target_tokens=455_488, vocabularies=vocabularies, languages=languages)
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
