@@ -102,17 +102,10 @@ class Transformer(nn.Module):
         x = self.embed(self.target_embedding, ids, state.position, packing)  # (N, T, E)
         rotation = self.at(self.rotations, ids, state.position, packing)
         past_bias = state.next_token(len(ids)) if state.past else None
-        for number, layer in enumerate(self.decoder):
-            past = state.past[number] if state.past else None
-            x = layer(
-                x,
-                state.memory[number],
-                state.memory_bias,
-                past=past,
-                past_bias=past_bias,
-                packing=packing,
-                rotation=rotation,
-            )
+        whole = [None] * len(self.decoder)
+        for layer, memory, past in zip(self.decoder, state.memory, state.past or whole, strict=True):
+            bias = state.memory_bias
+            x = layer(x, memory, bias, past=past, past_bias=past_bias, packing=packing, rotation=rotation)
         return self.decoder_norm(x)
 
     @property

@@ -96,12 +96,13 @@ class RunConfig:
                 "training.consistency_from is a share of the limit, and none is given",
                 "add --max-steps or --max-minutes",
             )
+        timed = self.optimizer.schedule == "warmup_stable_decay" and self.training.max_minutes
         in_decay = self.training.consistency_from > 1 - self.optimizer.decay_fraction
-        if self.optimizer.schedule == "warmup_stable_decay" and self.training.passes == 2 and in_decay:
+        if timed and in_decay and self.training.passes == 2:
             raise ConfigError(
-                f"two passes from {self.training.consistency_from:g} of the budget on would begin while the learning"
+                f"two passes from {self.training.consistency_from:g} of the time on would begin while the learning"
                 f" rate falls, over the last {self.optimizer.decay_fraction:g}, in steps that are counted before",
-                "lower training.consistency_from or optimizer.decay_fraction",
+                "lower training.consistency_from or optimizer.decay_fraction, or give --max-steps alone",
             )
         if self.data.max_tokens > self.model.max_positions:
             raise ConfigError(
@@ -169,10 +170,8 @@ class Settings:
                 wanted = str if key == "preset" else get_type_hints(SECTIONS[section])[key]
                 given, before = self.given[section], self.given[section].get(key)
                 given[key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
-                for dependent in DEPENDENT.get((section, key), ()):
-                    if (
-                        given[key] != before and dependent not in values
-                    ):  # that of an earlier layer went with its choice
+                if given[key] != before:  # what an earlier layer says goes with another choice
+                    for dependent in set(DEPENDENT.get((section, key), ())) - set(values):
                         given.pop(dependent, None)
         preset = self.given["model"].get("preset", AUTO)
         if preset != AUTO:
