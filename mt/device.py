@@ -115,8 +115,7 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
         raise DeviceError("tf32 is a precision of CUDA devices", "use --precision fp32 on the CPU")
     place = own_cuda_device() if device == "cuda" else torch.device("cpu")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if device == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and no two batches have the same
+    torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans anew for every shape, and hardly two batches share one
     if threads:
         torch.set_num_threads(threads)
     return Compute(place, precision)

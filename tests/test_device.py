@@ -50,8 +50,10 @@ def chosen_devices(monkeypatch):
 
 
 def test_a_process_alone_computes_on_the_current_device(launched, chosen_devices):
+    torch.backends.cuda.enable_cudnn_sdp(True)
     assert choose("auto", "fp32", 0, training=False).device == torch.device("cuda")
     assert chosen_devices == []
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

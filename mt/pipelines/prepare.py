@@ -36,7 +36,7 @@ from mt.pipelines.recipe import (
     resolve_tokenizer,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_tokenizers, versions
-from mt.settings import AUTO, Values, build, defaults
+from mt.settings import Values, build, defaults
 from mt.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -341,8 +341,8 @@ def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]
 
 
 def seed_and_threads(settings: Settings) -> tuple[int, int]:
-    given = defaults(TrainingConfig) | settings.said()["training"]
-    return given["seed"], usable_threads() if given["threads"] in (AUTO, 0) else given["threads"]
+    said = settings.said()["training"]
+    return (defaults(TrainingConfig) | said)["seed"], said.get("threads") or usable_threads()
 
 
 def undecided_data(settings: Settings) -> DataConfig:

@@ -179,8 +179,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
     announce(model, prepared, compute, log, progress, ranks)
     batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
-    training = within_memory(config, updater, batcher, sampler, ranks, clock, log)
-    config = replace(config, training=training)
+    config = within_memory(config, updater, batcher, sampler, ranks, clock, log)
     prepared = replace(prepared, config=config)
 
     def publish() -> None:
@@ -197,10 +196,10 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
             publish=publish,
             log=log,
             checkpoints=checkpoints,
-            config=training,
+            config=config.training,
             optimizer_config=config.optimizer,
             validation=config.validation,
-            budget=Budget(training, config.optimizer, progress, clock, closing_validations(config)),
+            budget=Budget(config.training, config.optimizer, progress, clock, closing_validations(config)),
             interrupted=lambda: clock.agree(asked()),
         )
         try:
@@ -265,8 +264,8 @@ def within_memory(
     ranks: Ranks,
     clock: SharedClock,
     log: Log,
-) -> TrainingConfig:
-    """How this session trains: as the recipe says, with as much at a time as memory was found to hold."""
+) -> RunConfig:
+    """The recipe of this session: with as much computed at a time as memory was found to hold."""
     compiled_before = compiled_graphs()
     at_a_time = micro_batch_tokens(config, updater, batcher, sampler, ranks)
     if at_a_time != config.training.micro_batch_tokens:
@@ -274,7 +273,7 @@ def within_memory(
         log({"kind": "event", "event": "micro_batches", "micro_batch_tokens": at_a_time})
     if graphs := compiled_graphs() - compiled_before:
         log({"kind": "event", "event": "compiled", "graphs": graphs})
-    return replace(config.training, micro_batch_tokens=at_a_time)
+    return replace(config, training=replace(config.training, micro_batch_tokens=at_a_time))
 
 
 def micro_batch_tokens(

@@ -366,13 +366,12 @@ def test_no_other_run_is_at_a_folder_that_text_is_encoded_into(train, monkeypatc
 
 def test_what_another_run_has_encoded_meanwhile_is_not_encoded_again(train, monkeypatch, tmp_path):
     """The other run is through while this one waits."""
-    shared, encode_text, encoded = ["--cache", tmp_path / "cache"], prepare.encode_text, []
+    shared, alone_at, encode_text, encoded = ["--cache", tmp_path / "cache"], prepare.alone_at, prepare.encode_text, []
     monkeypatch.setattr(prepare, "encode_text", lambda *given, **more: encoded.append(encode_text(*given, **more)))
 
     @contextmanager
     def waiting(folder):
-        monkeypatch.undo()
-        monkeypatch.setattr(prepare, "encode_text", lambda *given, **more: encoded.append(encode_text(*given, **more)))
+        monkeypatch.setattr(prepare, "alone_at", alone_at)
         assert train(tmp_path / "other", *shared, steps=2).code == 0
         yield
 
@@ -704,8 +703,8 @@ def test_a_session_trains_with_what_a_trial_found_and_logs_it_after_agreeing_on_
     monkeypatch.setattr(pipeline, "compiled_graphs", iter(graphs).__next__)
     agreed, log = [], []
     clock = SimpleNamespace(agree=lambda: agreed.append(len(log)))
-    training = pipeline.within_memory(resolved(micro_batch_tokens=said), None, None, None, None, clock, log.append)
-    assert training == resolved(micro_batch_tokens=found).training
+    session = pipeline.within_memory(resolved(micro_batch_tokens=said), None, None, None, None, clock, log.append)
+    assert session == resolved(micro_batch_tokens=found)
     assert log == logged
     assert agreed == ([0] if logged else [])
 
