@@ -3,6 +3,7 @@
 A line ends at `\\n` and nowhere else.  A file or folder appears under its name only when it is complete and on disk.
 """
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -26,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 BYTE_ORDER_MARK = "\ufeff"
 BLOCK_BYTES = 1 << 16  # of compressed text, read at once
+
+
+def can_be_read_once(path: Path) -> bool:
+    """Whether this is a pipe or a terminal, whose text is gone when it has been read."""
+    return path.is_fifo() or path.is_char_device()
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -162,9 +168,18 @@ def writing_error(path: Path, error: OSError) -> MTError:
     return DataError(f"cannot write {path}: {error.strerror or error}", "free some space or choose another place")
 
 
+def standard_input() -> BinaryIO:
+    """Standard input as bytes; raises `DataError` where the command was started without one."""
+    if sys.stdin is None:
+        raise DataError("standard input is closed", "name files, or give text: mt ... < FILE")
+    return sys.stdin.buffer
+
+
 @contextmanager
 def standard_output() -> Iterator[IO[str]]:
     """Standard output as UTF-8 lines; a reader that closes the pipe ends the block silently."""
+    if sys.stdout is None:
+        raise DataError("standard output is closed", "send results somewhere: mt ... > FILE")
     try:
         with open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", newline="\n") as stream:
             yield stream
@@ -177,34 +192,94 @@ def standard_output() -> Iterator[IO[str]]:
 RECORD = ".partial.json"  # what is known of a FILE.partial that can be gone on with
 
 
+def can_be_replaced(path: Path) -> bool:
+    """Whether a file can be renamed to this name: where there is one or nothing, but no device, pipe or open file.
+
+    `/dev/stdout`, `/dev/fd/1` and links to them are names of open files, even where those are regular ones.
+    """
+    if path.exists() and not path.is_file():
+        return False
+    for _ in range(MOST_LINKS):
+        folder = Path(os.path.realpath(path.parent))
+        if folder.name == "fd" and folder.parts[1] in ("dev", "proc"):
+            return False
+        if not path.is_symlink():
+            break
+        path = folder / path.readlink()
+    return True
+
+
+MOST_LINKS = 40  # that follow one another, as Linux has it
+
+
+def behind_links(path: Path) -> Path:
+    """The file that a name leads to: what is renamed to a link's own name would leave that file as it was."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def claim(path: Path) -> int:
+    """A descriptor of a file, made where it is not there, that no other process writes until it is closed.
+
+    Raises `DataError` where one does.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(path)  # whoever had it may have finished just now, and renamed it
+    except (BlockingIOError, PermissionError, FileNotFoundError) as error:
+        os.close(descriptor)
+        hint = "wait until it has ended, or choose another --output"
+        raise DataError(f"another process writes {path}", hint) from error
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """A block in which no other process has a `claim` to a file, which then goes; raises `DataError` where one has."""
+    try:
+        descriptor = claim(path)
+    except OSError as error:
+        raise writing_error(path, error) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Write `path` through `path.partial`: it appears under its own name complete and flushed, or not at all.
 
-    Devices and pipes (`/dev/stdout`) cannot be renamed over and are written directly.  Raises `DataError` when the
-    disk is full or the place cannot be written; `BrokenPipeError` passes through.
+    Devices, pipes and `/dev/stdout` cannot be renamed over: they are added to.  A link stays, what it leads to is
+    replaced.  Raises `DataError` when the disk is full, the place cannot be written, or another process writes
+    there; `BrokenPipeError` passes through.
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    written = path
+    place, partial = behind_links(path), None
     try:
-        if path.is_file() or not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written = path.with_name(path.name + ".partial")
-            path.with_name(path.name + RECORD).unlink(missing_ok=True)  # it speaks of another file from now on
-        with open(written, mode, **text) as stream:  # type: ignore[call-overload]
+        if not can_be_replaced(path):
+            with open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
+                yield stream
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(place.name + ".partial")
+        with open(claim(partial), mode, **text) as stream:  # type: ignore[call-overload]
+            place.with_name(place.name + RECORD).unlink(missing_ok=True)  # it speaks of another file from now on
+            stream.truncate(0)
             yield stream
-            if written != path:
-                stream.flush()
-                os.fsync(stream.fileno())
-        if written != path:
-            os.replace(written, path)
-            flush_to_disk(path.parent)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(partial, place)  # while it is claimed
+            flush_to_disk(place.parent)
     except BrokenPipeError:
         raise
     except OSError as error:
-        if written != path:
+        if partial:
             with suppress(OSError):
-                written.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
         raise writing_error(path, error) from error
 
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from mt.files import (
     write_text,
 )
 
+ROOT = Path(__file__).parents[1]
 THREE_LINES = b"eins\nzwei\ndrei\n"
 MANY_LINES = b"".join(b"line %d of many\n" % number for number in range(20_000))
 
@@ -186,6 +188,48 @@ def test_a_device_is_written_directly_and_its_error_reported(tmp_path):
     (tmp_path / "file").symlink_to("/dev/full")
     with pytest.raises(DataError, match=r"cannot write .*file: No space left on device"):
         write_text(tmp_path / "file", "text")
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_by_its_name_is_written_directly_wherever_it_goes(tmp_path, name):
+    (tmp_path / "name").symlink_to(name)
+    write = (
+        "import sys; from pathlib import Path; from mt.files import write_text; write_text(Path(sys.argv[1]), 'new')"
+    )
+    for path in (name, tmp_path / "name"):
+        with open(tmp_path / "text", "w") as stream:
+            stream.write("old ")
+            stream.flush()
+            subprocess.run([sys.executable, "-c", write, path], stdout=stream, check=True, cwd=ROOT)
+        assert (tmp_path / "text").read_text() == "old new"
+    assert (tmp_path / "name").is_symlink()
+    assert Path(name).exists()
+    assert names(tmp_path) == ["name", "text"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "latest").symlink_to("results/text")
+    for text in ("first", "second"):  # it leads to nothing at first
+        write_text(tmp_path / "latest", text)
+        assert (tmp_path / "latest").readlink() == Path("results/text")
+        assert (tmp_path / "results" / "text").read_text() == text
+    assert names(tmp_path) == ["latest", "results"]
+    assert names(tmp_path / "results") == ["text"]
+
+
+def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
+    """Claims of a file that is opened twice are two, in one process as in two."""
+    path = tmp_path / "file"
+    with atomic_file(path) as first:
+        first.write("whole ")
+        first.flush()
+        with pytest.raises(DataError, match=r"another process writes .*file\.partial"), atomic_file(path):
+            pass
+        first.write("text")
+    assert path.read_text() == "whole text"
+    write_text(path, "more")
+    assert path.read_text() == "more"
 
 
 def test_a_folder_in_the_place_of_a_file_is_a_data_error(tmp_path):

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mt.errors import ConfigError, DeviceError, Interrupted
-from mt.files import open_binary
+from mt.files import can_be_replaced, open_binary
 from mt.pipelines.resumable import join
 from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.shards import Shard, check_divisible
@@ -92,7 +92,7 @@ def translate_in_parts(
 
     Stopped and given again, each process goes on where it stopped.  What is missing is said here, not by every process.
     """
-    if output is None or not files or (output.exists() and not output.is_file()):
+    if output is None or not files or not can_be_replaced(output):
         raise ConfigError(
             "--devices needs FILES to read and a file to write as --output",
             "each device translates a part of the lines, and the parts are joined",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mt.errors import MTError
-from mt.files import RECORD, atomic_file, flush_to_disk, read_json, write_json, writing_error
+from mt.files import RECORD, atomic_file, behind_links, claim, flush_to_disk, read_json, write_json, writing_error
 from mt.settings import Values
 
 logger = logging.getLogger(__name__)
@@ -34,18 +34,19 @@ class ResumableFile:
     recorded: int = 0
 
     def __post_init__(self) -> None:
+        self.path = behind_links(self.path)
         self.partial, self.record = unfinished(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.stream = open(claim(self.partial), "r+b")  # noqa: SIM115 (until close)
         done = self.earlier()
         if not done:
             self.record.unlink(missing_ok=True)  # first, so that it never speaks of another file
-        self.stream = open(self.partial, "r+b" if done else "wb")  # noqa: SIM115 (until close)
         self.stream.truncate(done)
         self.stream.seek(done)
 
     def earlier(self) -> int:
         """The bytes that are there already and stay."""
-        if not (self.partial.is_file() and self.record.is_file()):
+        if not self.record.is_file():
             return 0
         try:
             record = read_json(self.record)
@@ -79,8 +80,7 @@ class ResumableFile:
     def finish(self) -> None:
         """Give the file its name."""
         os.fsync(self.stream.fileno())
-        self.stream.close()
-        os.replace(self.partial, self.path)
+        os.replace(self.partial, self.path)  # while it is claimed
         self.record.unlink(missing_ok=True)
         flush_to_disk(self.path.parent)
 
