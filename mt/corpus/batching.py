@@ -6,6 +6,7 @@ numbers: the epoch and the position in it.
 Shapes: B sentences, M tokens of a row.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,13 +202,14 @@ class BatchSampler:
     def extremes(self) -> list[np.ndarray]:
         """The updates of the first epoch that take the most memory, each in its way.
 
-        They have the longest sentence, the most sentences, and the most source tokens.
+        They have the longest sentence, the most sentences, the most source tokens, and the most with padding.
         """
         updates = self.epoch(0)
         weights = (
             lambda update: max(self.source_lengths[update].max(), self.target_lengths[update].max()),
             len,
             lambda update: self.source_lengths[update].sum(dtype=np.int64),
+            lambda update: len(update) * int(self.source_lengths[update].max()),
         )
         return [max(updates, key=weight) for weight in weights]
 
@@ -222,21 +224,25 @@ class BatchSampler:
 
 
 SLACK = 1.05  # an update that is a little above the budget is not worth a second part
+MOST_PADDED = 4  # times as many source tokens, with padding, as target tokens that are computed at a time
 
 
 def micro_batches(corpus: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
-    """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake."""
+    """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake.
+
+    There are more parts where one long source among many short ones would pad them all to its length.
+    """
     tokens = int(corpus.target.lengths[indices].sum())
-    if not micro_batch_tokens or tokens <= SLACK * micro_batch_tokens:
-        return [indices]
-    count = -(-tokens // micro_batch_tokens)
+    padded = len(indices) * int(corpus.source.lengths[indices].max())
+    most = micro_batch_tokens or tokens
+    count = max(math.ceil(tokens / most) if tokens > SLACK * most else 1, math.ceil(padded / (MOST_PADDED * most)))
     return [part for part in equal_parts(corpus, indices, count) if len(part)]
 
 
 def equal_parts(corpus: Pairs, indices: np.ndarray, count: int) -> list[np.ndarray]:
     """Sentences cut into so many runs of about as many target tokens; some are empty where sentences are few."""
     tokens = corpus.target.lengths[indices].cumsum()
-    return np.split(indices, np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count))
+    return np.split(indices, np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count, side="right"))
 
 
 ROW_TOKENS = 64  # rows of tokens are multiples of this

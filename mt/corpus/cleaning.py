@@ -28,6 +28,7 @@ BLOCK_PAIRS = 1 << 20  # whose ratios are computed at once: several numbers for 
 EXAMPLES = 3  # shown of each rule
 CLIPPED_CHARACTERS = 28  # of an example, so that a source and a target fit a terminal beside the counts
 MANY_IDENTICAL = 0.2  # of all pairs; names and numbers seldom come to a tenth
+MANY_RETURNS = 0.01  # of the lines of a side, above which they come from its file and not from single texts
 FEWEST_TO_SPLIT = 10  # pairs; with fewer, one held-out pair is a tenth of the corpus
 
 
@@ -116,6 +117,7 @@ class Side(NamedTuple):
     words: NDArray[np.uint32]
     few_letters: Mask  # this and the next are measured only where pairs are dropped for them, and else empty
     digits: NDArray[np.uint64]  # how often each occurs, in 6 bits
+    returns: int  # lines that end in a carriage return
 
 
 def check_files(files: CorpusFiles, rules: CleaningRules) -> Report:
@@ -179,12 +181,14 @@ class Columns:
         self.closely = closely
         self.hashes, self.characters, self.words = array("Q"), array("I"), array("I")
         self.few_letters, self.digits = array("B"), array("Q")
+        self.returns = 0
 
     def extend(self, lines: Sequence[str]) -> None:
         # Python's own hash differs between processes.  With 64 bits, two of a billion lines collide once in 40 corpora.
         self.hashes.frombytes(b"".join([blake2b(line.encode(), digest_size=8).digest() for line in lines]))
         self.characters.extend(map(len, lines))
         self.words.extend(map(len, map(str.split, lines)))
+        self.returns += sum(line[-1:] == "\r" for line in lines)
         if self.closely:
             self.few_letters.extend(map(has_few_letters, lines))
             self.digits.extend(map(digits_of, lines))
@@ -196,6 +200,7 @@ class Columns:
             words=np.asarray(self.words),
             few_letters=np.asarray(self.few_letters).astype(bool),
             digits=np.asarray(self.digits),
+            returns=self.returns,
         )
 
 
@@ -264,6 +269,12 @@ def warnings(source: Side, target: Side, identical: int, kept: int) -> Iterator[
             f"{identical:,} of {kept:,} pairs have a target equal to their source: are they translated, and are the two"
             " files different ones?"
         )
+    for name, side in (("source", source), ("target", target)):
+        if side.returns > MANY_RETURNS * len(side.hashes):
+            yield (
+                f"{side.returns:,} of {len(side.hashes):,} {name} lines end in a carriage return, which is learned like"
+                " a letter: take it out, for instance with: sed -i 's/\\r$//' FILE"
+            )
     if misalignment := find_misalignment(np.log1p(source.characters), np.log1p(target.characters)):
         yield str(misalignment)
 

@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from mt.corpus import batching
-from mt.corpus.batching import Batcher, BatchSampler, ahead, make_batch, micro_batches, pad_rows, padding_mask
+from mt.corpus.batching import (
+    MOST_PADDED,
+    Batcher,
+    BatchSampler,
+    ahead,
+    equal_parts,
+    make_batch,
+    micro_batches,
+    pad_rows,
+    padding_mask,
+)
 from mt.corpus.encoded import BothWays
 from mt.corpus.tokenizer import Specials
 
@@ -318,6 +328,25 @@ def test_an_update_about_within_the_budget_or_without_one_stays_whole():
     for budget in (0, total + 1, total, int(total / 1.04)):
         assert plain(micro_batches(corpus, indices, budget)) == [list(range(100))]
     assert len(micro_batches(corpus, indices, int(total / 1.1))) == 2
+
+
+@pytest.mark.parametrize(("sentences", "parts"), [(2, 2), (4, 2), (128, 8), (7, 3), (2, 3)])
+def test_sentences_of_one_length_are_cut_into_parts_that_differ_by_one_at_most(sentences, parts):
+    corpus = Corpus(*(Side([[5] * 6] * sentences) for _ in range(2)))
+    sizes = [len(part) for part in equal_parts(corpus, np.arange(sentences), parts)]
+    assert sum(sizes) == sentences
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_long_source_among_many_short_ones_does_not_pad_them_all():
+    corpus = Corpus(Side([[5] * 6] * 63 + [[5] * 200]), Side([[5] * 8] * 64))
+    lengths = corpus.source.lengths
+    for budget in (0, 1_000, 100):
+        parts = micro_batches(corpus, np.arange(64), budget)
+        assert np.concatenate(parts).tolist() == list(range(64))
+        padded = [len(part) * lengths[part].max() for part in parts]
+        assert max(padded) <= MOST_PADDED * (budget or corpus.target.lengths.sum()) + 201  # a sentence is not cut
+    assert len(micro_batches(corpus, np.arange(63), 0)) == 1
 
 
 def test_an_update_is_cut_down_to_single_sentences_when_its_parts_are_halved_again_and_again():

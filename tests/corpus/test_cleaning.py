@@ -129,6 +129,20 @@ def test_many_identical_pairs_are_kept_with_a_warning():
     assert check_pairs([*pairs[:20], *others, ("noch", "one")], RULES).warnings == ()
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_lines_that_end_in_carriage_returns_are_told(side):
+    def ends(count):
+        lines = [[f"eins {number}", f"one {number}"] for number in range(200)]
+        for line in lines[:count]:
+            line[side] += "\r"
+        return [tuple(line) for line in lines]
+
+    name = ("source", "target")[side]
+    (warning,) = check_pairs(ends(3), RULES).warnings
+    assert warning.startswith(f"3 of 200 {name} lines end in a carriage return")
+    assert check_pairs(ends(2), RULES).warnings == ()  # as some do that were taken from elsewhere
+
+
 def test_chunks_leave_no_trace(monkeypatch):
     whole = check_pairs(TEN_PAIRS, RULES)
     monkeypatch.setattr("mt.corpus.cleaning.CHUNK_PAIRS", 3)

@@ -145,13 +145,23 @@ def test_a_corpus_that_is_read_through_does_not_come_to_lie_in_memory(tmp_path, 
     assert resident_bytes(tmp_path / "source.ids") > 1 << 20
 
 
-def test_an_error_while_encoding_closes_the_files(tmp_path):
+def test_an_error_while_encoding_closes_the_files(tmp_path, monkeypatch):
+    writers = []
+
+    class Watched(module.SideWriter):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            writers.append(self)
+
+    monkeypatch.setattr(module, "SideWriter", Watched)
+
     def broken():
         yield PAIRS[0]
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
         encode(broken(), tmp_path)
+    assert [writer.ids.closed and writer.offsets.closed for writer in writers] == [True, True]
 
 
 def test_encoding_holds_a_block_of_lines_and_a_byte_for_each_pair(tmp_path, monkeypatch):

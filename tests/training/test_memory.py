@@ -118,12 +118,17 @@ def test_another_error_is_not_mistaken_for_a_lack_of_memory(updater, parts, scar
         tokens_that_fit(updater, parts, TOKENS)
 
 
-def test_the_trial_has_the_longest_sentence_the_most_sentences_and_the_longest_sources():
+def test_the_trial_has_the_longest_sentence_the_most_sentences_and_the_longest_sources_without_and_with_padding():
     corpus = Corpus(200)
     sampler = BatchSampler(corpus, batch_tokens=TOKENS, seed=1)
-    longest, most, sources = sampler.extremes()
+    longest, most, sources, padded = sampler.extremes()
     updates = sampler.epoch(0)
     lengths = np.maximum(corpus.source.lengths, corpus.target.lengths)
     assert lengths[longest].max() == lengths.max()
     assert len(most) == max(map(len, updates))
     assert corpus.source.lengths[sources].sum() == max(corpus.source.lengths[each].sum() for each in updates)
+
+    def with_padding(update):
+        return len(update) * corpus.source.lengths[update].max()
+
+    assert with_padding(padded) == max(map(with_padding, updates))
