@@ -123,7 +123,7 @@ class TestTables:
         results(peer | circumstances, {"what": "train", "metrics": [bleu, chrf]} | circumstances)
         assert tables.quality_table().splitlines()[2:] == [
             "| en-de | mt | 45 | 38.8 | 62.9 |  |  | 716 | 3,199 | 7.6 M | CPU, 2 threads |",
-            "| en-de | Marian (Hugging Face) | 45 | 38.8 | 62.9 | 40.0 | 5.1 | 716 | 3,199 | 7.6 M | CPU, 2 threads |",
+            "| en-de | HF MarianMTModel | 45 | 38.8 | 62.9 | 40.0 | 5.1 | 716 | 3,199 | 7.6 M | CPU, 2 threads |",
         ]
 
     def test_a_recipe_shows_its_settings_and_what_an_update_costs(self, results):
