@@ -190,7 +190,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     text = ("--train", *map(str, paths))
     often = (f"training.validate_every_steps={options.steps}", "validation.max_sentences=20")  # as little as can be
     flags = ("--preset", "tiny", "--threads", str(options.threads), "--max-steps", str(options.steps))
-    for setting in ("tokenizer.joint=true", "validation.beam=1", *often):
+    for setting in ("tokenizer.joint=true", "data.batch_tokens=32768", "validation.beam=1", *often):
         flags += ("--set", setting)
     runs = {"cold": run(folder, "cold", *text, "--output", str(output), *flags)}
     shutil.rmtree(output / "checkpoints")

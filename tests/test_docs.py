@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from mt.pipelines.recipe import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,3 +76,22 @@ def test_links_between_documents_lead_somewhere():
     for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+def test_every_setting_is_explained_with_its_default():
+    """The tables of docs/settings.md, beside what `mt train --show-config` prints."""
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    explained = {}
+    for section, table in re.findall(r"^## (\w+)\n\n\| key.*\n(?:\|-.*\n)((?:\|.*\n)+)", text, re.MULTILINE):
+        explained[section] = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", table, re.MULTILINE))
+    shown = tomllib.loads(Settings().as_text())
+    assert explained == {
+        section: {key: plain(value) for key, value in values.items()} for section, values in shown.items()
+    }
+
+
+def plain(value):
+    """As the tables have it: nothing for what is empty."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value in ("", []) else str(value)

@@ -15,12 +15,12 @@ STATE = {"quiet": False, "debug": False}  # of the flags before the command
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Devices = Annotated[
-    str | None, typer.Option(metavar="0,1,...", help="CUDA devices that share the work, a process for each.")
+    str | None, typer.Option(metavar="0,1,...", help="CUDA devices (with --device cpu: processes) that share the work.")
 ]
 TrainingPrecision = Annotated[str, typer.Option(help="auto, fp32, tf32 or bf16.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, tf32, bf16 or int8.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads of the CPU; 0: all that the process may use.")]
-Models = Annotated[list[Path], typer.Option(help="Run folder; several are an ensemble.")]
+Models = Annotated[list[Path], typer.Option(help="Run folder; given several times: an ensemble.")]
 Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses followed per sentence; 1: greedy.")]
 LengthPenalty = Annotated[
     float | None, typer.Option(help="Rank by log-probability / length^this; not given: the run's own.")
@@ -28,7 +28,8 @@ LengthPenalty = Annotated[
 Preset = Annotated[str | None, typer.Option(help="Model size: auto, tiny, small, base or big.")]
 TextOrJson = Annotated[str, typer.Option("--format", help="text or json.")]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of mt train --show-config.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting (docs/settings.md); may be repeated."),
 ]
 Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")]
 Shortlist = Annotated[bool, typer.Option("--shortlist", help="Consider only what mt shortlist RUN has found likely.")]

@@ -23,7 +23,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="Recipe in TOML: a file, or a name of mt's own.")] = None,
     preset: Preset = None,
     vocabulary_size: Annotated[
-        int | None, typer.Option("--vocab-size", min=1, help="Pieces of the tokenizer, of each when they are two.")
+        int | None, typer.Option("--vocab-size", min=1, help="Vocabulary size, of each tokenizer where there are two.")
     ] = None,
     tokenizer: Annotated[
         list[Path] | None, typer.Option(help="SentencePiece model to use; twice: source, then target.")
@@ -124,8 +124,8 @@ def plot(
 ) -> None:
     """Draw how training went; prints the files written.
 
-    Losses, BLEU, chrF, learning rate, speed and norm of the gradient over the step, with marks where updates were
-    skipped, where training was resumed or rolled back, and where it ran out of memory.
+    Losses, BLEU, chrF, learning rate, speed and norm of the gradient over the step, with marks at what happened:
+    the learning rate began to fall, updates were skipped, training was resumed, and so on.
     """
     from mt.pipelines.plot import plot as plot_runs
 

@@ -1,6 +1,5 @@
 """`mt tokenizer`: train a tokenizer; turn text into pieces and back."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from mt.cli.options import one_of
 def train(
     files: Annotated[list[Path], typer.Argument(help="Text files (plain, .gz, .zst), read one after another.")],
     vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=1, help="Number of pieces.")],
-    output: Annotated[Path, typer.Option(help="Write PREFIX.model and PREFIX.vocab.")],
+    output: Annotated[Path, typer.Option(metavar="PREFIX", help="Write PREFIX.model and PREFIX.vocab.")],
     type: Annotated[str, typer.Option(help="unigram or bpe.")] = "unigram",
 ) -> None:
     """Train a tokenizer on FILES."""
@@ -23,13 +22,15 @@ def train(
 
 def encode(model: Annotated[Path, typer.Option(help="A .model file.")]) -> None:
     """Read text on standard input, write its pieces, separated by spaces."""
+    from mt.files import standard_input
     from mt.pipelines.tokenize import encode_lines
 
-    encode_lines(model, sys.stdin.buffer)
+    encode_lines(model, standard_input())
 
 
 def decode(model: Annotated[Path, typer.Option(help="A .model file.")]) -> None:
     """Read pieces on standard input, write the text that they stand for."""
+    from mt.files import standard_input
     from mt.pipelines.tokenize import decode_pieces
 
-    decode_pieces(model, sys.stdin.buffer)
+    decode_pieces(model, standard_input())

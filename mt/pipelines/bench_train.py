@@ -69,7 +69,7 @@ def run_work(given: Settings, path: Path) -> Work:
     """The text of a run with its recipe, over which the settings given now are laid; a preset replaces its shape."""
     run = RunFolder(path)
     tokenizers = load_tokenizers(run, run.read_config())
-    saved, said = run.read_recipe(), run.read_config()["provenance"]["settings"].get("training", {})
+    saved, said = run.read_recipe(), run.read_provenance()["settings"].get("training", {})
     for key in OF_THE_MACHINE:
         if key not in said:
             saved["training"].pop(key, None)  # older recipes lack some

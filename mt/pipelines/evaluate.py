@@ -1,12 +1,13 @@
 """`mt evaluate`: what translations are worth against their references, for people and for scripts."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mt.corpus.parallel import language_of
 from mt.errors import ConfigError, DataError
-from mt.evaluation.metrics import Comparison, Score, choose_tokenizer, compare, evaluate
+from mt.evaluation.metrics import Comparison, Score, bleu_metric, choose_tokenizer, compare, evaluate
 from mt.files import atomic_file, read_lines
 from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.translate import SearchRequest, load_translator
@@ -138,11 +139,10 @@ def evaluate_model(
         )
     own_language = RunFolder(request.models[0]).read_config()["languages"]["target"]
     language = target_language or own_language or language_of(reference)
-    choose_tokenizer(language, bleu_tokenize)  # a mistaken name is told before the work, not after it
-    with load_translator(request) as translator:
+    bleu_metric(references[:1], choose_tokenizer(language, bleu_tokenize))  # what is missing is told before the work
+    with load_translator(request) as translator, atomic_file(output) if output else nullcontext() as stream:
         translations = [translation.text for translation in translator.translate(sources)]
-    if output is not None:
-        with atomic_file(output) as stream:
+        if stream:
             stream.writelines(f"{text}\n" for text in translations)
     scores = evaluate(translations, references, target_language=language, bleu_tokenize=bleu_tokenize)
     return Evaluation(lines=len(references), scores=scores)

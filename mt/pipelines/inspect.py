@@ -6,7 +6,7 @@ from typing import Any
 
 from mt.errors import ModelError
 from mt.files import atomic_directory, write_json
-from mt.pipelines.run_folder import RunFolder, load_model
+from mt.pipelines.run_folder import RunFolder, load_model, load_tokenizers
 from mt.training.checkpoint import Checkpoints, average, save_tensors
 
 
@@ -17,11 +17,11 @@ def describe(path: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(path)
     steps = checkpoints.steps()
     state = checkpoints.state(steps[-1]) if steps else {}
-    parameters = sum(parameter.numel() for parameter in load_model(path).model.parameters())
+    model = load_model(path, trained=run.model.exists()).model
     return {
         "run": str(path),
         "architecture": record["architecture"],
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "languages": record["languages"],
         "model": record["model"],
         "tokenizer": record["tokenizer"],
@@ -56,14 +56,15 @@ def describe_as_text(record: dict[str, Any]) -> str:
         "decoding": ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in record["decoding"].items()),
     }
     if training["step"] is not None:
-        state = training["finished"] or "not finished: mt train --output goes on with it"
+        state = training["finished"] or f"not finished: mt train --output {record['run']} goes on with it"
         rows["training"] = (
             f"{training['step']:,} steps, {training['target_tokens']:,} target tokens, "
             f"{training['elapsed_seconds'] / 60:.1f} min; {state}"
         )
         rows["best"] = ", ".join(f"{abs(score):.2f} at step {step:,}" for score, step in training["best"] or [])
     provenance = record["provenance"]
-    rows["made with"] = f"mt {provenance['mt']}, torch {provenance['torch']}, seed {provenance['seed']}"
+    if provenance:
+        rows["made with"] = ", ".join(f"{name} {provenance.get(name, '?')}" for name in ("mt", "torch", "seed"))
     return "\n".join(f"{name:<11} {value}" for name, value in rows.items())
 
 
@@ -71,6 +72,7 @@ def average_last(path: Path, last: int, output: Path) -> list[int]:
     """Write a run folder with the mean of the last checkpoints' weights; returns the steps that were averaged."""
     run = RunFolder(path)
     record = run.read_config()
+    load_tokenizers(run, record)  # to be copied
     checkpoints = Checkpoints(path)
     steps = checkpoints.steps()[-last:]
     if len(steps) < last:
@@ -80,6 +82,8 @@ def average_last(path: Path, last: int, output: Path) -> list[int]:
         )
     if output.exists():
         raise ModelError(f"{output} is already there", "choose another --output")
+    for step in steps:
+        checkpoints.check(step)
     tensors = average([checkpoints.path(step) / "model.safetensors" for step in steps])
     with atomic_directory(output) as folder:
         save_tensors(folder / "model.safetensors", tensors)

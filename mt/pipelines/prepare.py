@@ -23,7 +23,7 @@ from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of,
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
 from mt.errors import ConfigError, DataError
-from mt.files import alone_at, atomic_directory, read_json, read_lines, write_json, write_text
+from mt.files import alone_at, atomic_directory, can_be_read_once, read_json, read_lines, write_json, write_text
 from mt.pipelines.checksums import Checksums
 from mt.pipelines.recipe import (
     CorpusFacts,
@@ -56,10 +56,12 @@ class Texts:
 
     @classmethod
     def of(cls, run: RunFolder, settings: Settings) -> "Texts":
-        """The files that the settings of a run name; raises `DataError` when one cannot be read."""
+        """The files that the settings of a run name; raises `DataError` when one cannot be read, or only once."""
         data = settings.said()["data"]
         train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
         paths = [path for corpus in [*train, *valid] for path in corpus.paths]
+        for path in filter(can_be_read_once, paths):
+            raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
         remembered = Checksums(cache_folder(run, settings))
         return cls(train, valid, [{"path": str(path), "sha256": remembered.of(path)} for path in paths], remembered)
 
@@ -286,7 +288,7 @@ def prepare_run(
 ) -> PreparedRun:
     """Check the text, make tokenizers, encode, complete the recipe; what the run folder has already is not done again.
 
-    Nothing is written before the text has been checked.
+    Nothing is written before the text has been checked, and an earlier run stays until all else is ready.
     """
     seed, _ = seed_and_threads(settings)
     checked = None
@@ -297,8 +299,6 @@ def prepare_run(
         tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
         tokenizers = start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed)
         check_directions(settings, tokenizers)
-        clear(run)
-        run.write_tokenizers(*tokenizers)
     else:
         tokenizers = load_tokenizers(run, run.read_config())
         tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
@@ -306,6 +306,8 @@ def prepare_run(
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
     decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
     if new:
+        clear(run)
+        run.write_tokenizers(*tokenizers)
         languages = (config.data.source_language, config.data.target_language)
         provenance = {
             **versions(),

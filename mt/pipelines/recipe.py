@@ -205,11 +205,14 @@ class Settings:
         return tomli_w.dumps(sections)
 
 
-def preset_for(pairs: int) -> str:
-    """The size that a corpus of so many pairs can fill: on little text a large model is worse, not better."""
+def preset_for(pairs: int, compute: Compute) -> str:
+    """The size that a corpus of so many pairs can fill: on little text a large model is worse, not better.
+
+    A CPU would need weeks for *base*: what it is given is *small* at most.
+    """
     if pairs < 60_000:
         return "tiny"
-    if pairs < 300_000:
+    if pairs < 300_000 or not compute.on_cuda:
         return "small"
     return "base" if pairs < 20_000_000 else "big"
 
@@ -246,8 +249,8 @@ def resolve(
     settings: Settings, tokenizer: TokenizerConfig, facts: CorpusFacts, compute: Compute, threads: int
 ) -> RunConfig:
     """The complete recipe for this corpus on this device."""
-    data = resolve_data(settings, facts)
-    model = resolve_model(settings, facts, share_embeddings=tokenizer.joint)
+    data = resolve_data(settings, facts, compute)
+    model = resolve_model(settings, facts, compute, share_embeddings=tokenizer.joint)
     steps_per_epoch = max(1, round(facts.target_tokens / data.batch_tokens))
     training = resolve_training(settings, facts, steps_per_epoch, compute, threads)
     optimizer = resolve_optimizer(settings, steps_per_epoch, model.width, training)
@@ -258,13 +261,18 @@ def resolve(
     )
 
 
-def resolve_data(settings: Settings, facts: CorpusFacts) -> DataConfig:
-    """An update is a four-hundredth of an epoch, between 1,024 and 32,768 target tokens."""
+MOST_BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}  # a CPU makes about as many in a second or two
+
+
+def resolve_data(settings: Settings, facts: CorpusFacts, compute: Compute) -> DataConfig:
+    """An update is a four-hundredth of an epoch, between 1,024 target tokens and what a device makes fast enough."""
     resolved = {
         "max_length_ratio": cleaning_rules(settings).max_length_ratio,
         "source_language": facts.languages[0],
         "target_language": facts.languages[1],
-        "batch_tokens": min(32_768, max(1_024, facts.target_tokens // 400 // 256 * 256)),
+        "batch_tokens": min(
+            MOST_BATCH_TOKENS[compute.device.type], max(1_024, facts.target_tokens // 400 // 256 * 256)
+        ),
     }
     return build(DataConfig, settings.section("data", resolved), "data")
 
@@ -277,10 +285,10 @@ def cleaning_rules(settings: Settings) -> CleaningRules:
     return CLEANING[name]
 
 
-def resolve_model(settings: Settings, facts: CorpusFacts, *, share_embeddings: bool) -> ModelConfig:
+def resolve_model(settings: Settings, facts: CorpusFacts, compute: Compute, *, share_embeddings: bool) -> ModelConfig:
     """Given numbers stand before those of the preset, and these before the defaults."""
     given = settings.said()["model"]
-    preset = given.pop("preset", preset_for(facts.pairs))
+    preset = given.pop("preset", preset_for(facts.pairs, compute))
     vocabularies = {
         "source_vocabulary": facts.vocabularies[0],
         "target_vocabulary": facts.vocabularies[1],
@@ -373,6 +381,17 @@ def differences(saved: dict[str, Values], settings: Settings, precision_was_auto
                 value = list(value)
             if value == before:
                 continue
-            free = key in CHANGEABLE.get(section, ()) or (key == "precision" and precision_was_auto)
+            moved = (section, key) in TEXTS and without_paths(value) == without_paths(before or [])
+            free = moved or key in CHANGEABLE.get(section, ()) or (key == "precision" and precision_was_auto)
             (allowed if free else refused).append(f"{section}.{key}: {before} -> {value}")
     return allowed, refused
+
+
+TEXTS = (("data", "train"), ("data", "valid"))  # their checksums say whether they are the same, not their places
+
+
+def without_paths(corpora: list[Values]) -> list[Values]:
+    """Tables of corpora, but for where the files are."""
+    return [
+        {key: "" if key in ("source", "target", "tsv") else value for key, value in table.items()} for table in corpora
+    ]

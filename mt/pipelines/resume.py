@@ -5,16 +5,17 @@ from itertools import chain
 from pathlib import Path
 
 from mt.errors import ConfigError, ModelError
+from mt.files import write_json
 from mt.pipelines.recipe import Settings, differences
 from mt.pipelines.run_folder import RunFolder
-from mt.settings import Values
+from mt.settings import AUTO, Values
 from mt.training.budget import Progress
 from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
 logger = logging.getLogger(__name__)
 
 # What a run folder may hold before it has a recipe: the remains of a run that was killed while it prepared its data.
-PREPARATIONS = {"cache", "tokenizer.model", "source.model", "target.model", "config.json", "log.jsonl"}
+PREPARATIONS = {".lock", "cache", "tokenizer.model", "source.model", "target.model", "config.json", "log.jsonl"}
 # What stands in one besides, once it is trained and looked at.
 RESULTS = {
     "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
@@ -31,8 +32,9 @@ def limits(values: Values) -> tuple[int, float]:
 def continued_settings(run: RunFolder, now: Settings) -> Settings:
     """The saved recipe with what may change; raises `ConfigError` with the list of what may not."""
     saved = run.read_recipe()
-    said_before = run.read_config()["provenance"]["settings"]
-    was_auto = [key for key in OF_THE_MACHINE if key not in said_before.get("training", {})]
+    said_before = run.read_provenance()["settings"]
+    now_auto = [key for key in OF_THE_MACHINE if now.given["training"].get(key) == AUTO]
+    was_auto = [key for key in OF_THE_MACHINE if key not in said_before.get("training", {}) or key in now_auto]
     allowed, refused = differences(saved, now, precision_was_auto="precision" in was_auto)
     if refused:
         raise ConfigError(
@@ -47,6 +49,16 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
         settings.given["training"].pop(key, None)
     settings.add({name: values for name, values in now.said().items() if name != "model"}, "command line")
     return settings
+
+
+def remember_machine(run: RunFolder, now: Settings) -> None:
+    """Note in config.json what is said of the machine, so that it holds for the sessions to come, too."""
+    said = {key: value for key, value in now.given["training"].items() if key in OF_THE_MACHINE}
+    if said:
+        record = run.read_config()
+        training = record["provenance"]["settings"].setdefault("training", {}) | said
+        record["provenance"]["settings"]["training"] = {k: value for k, value in training.items() if value != AUTO}
+        write_json(run.config, record)
 
 
 def check_output(run: RunFolder, *, overwrite: bool) -> None:
@@ -64,7 +76,7 @@ def check_output(run: RunFolder, *, overwrite: bool) -> None:
 
 def check_started_from(run: RunFolder, start_from: Path) -> None:
     """Raise `ConfigError` when a run is there that did not start from this one: `--from` begins, it does not go on."""
-    if run.read_config()["provenance"]["started_from"] != str(start_from):
+    if run.read_provenance()["started_from"] != str(start_from):
         raise ConfigError(
             f"{run.path} is already a run, and not one begun --from {start_from}", "choose another --output"
         )
@@ -72,13 +84,13 @@ def check_started_from(run: RunFolder, start_from: Path) -> None:
 
 def unused_origin(run: RunFolder) -> Path | None:
     """The run that this one was begun from, as long as no checkpoint holds its weights."""
-    path = run.read_config()["provenance"]["started_from"]
+    path = run.read_provenance()["started_from"]
     return Path(path) if path and not Checkpoints(run.path).steps() else None
 
 
 def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
     """Raise `ConfigError` when a text is not the one that the run was begun with."""
-    before = run.read_config()["provenance"]["corpora"]
+    before = run.read_provenance()["corpora"]
     changed = [now["path"] for then, now in zip(before, checksums, strict=False) if then["sha256"] != now["sha256"]]
     if changed or len(before) != len(checksums):
         raise ConfigError(
@@ -127,8 +139,9 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)
         progress = Progress.of(checkpoints.load(chosen, learned))
-        if higher:
-            progress.decay = None  # planned towards the limits of before, as a cosine is from its first step
+        if higher:  # what was planned towards the limits of before, as a cosine is from its first step
+            progress.decay = None
+            progress.consistent = progress.consistent or None
         steps = [step for step in steps if step <= chosen]
         checkpoints.keep(set(steps))
         progress.best = [(score, step) for score, step in progress.best if step in steps]

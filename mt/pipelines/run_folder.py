@@ -72,6 +72,10 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
     def cache(self) -> Path:
         return self.path / "cache"
 
@@ -91,7 +95,19 @@ class RunFolder:
         version = record.get("format_version")
         if version != FORMAT_VERSION:
             raise ModelError(f"{self.config} has format {version}; this mt reads format {FORMAT_VERSION}", "update mt")
+        if not whole(record):
+            raise ModelError(f"{self.config} is incomplete", "the file is damaged or not written by mt")
         return record
+
+    def read_provenance(self) -> Values:
+        """What config.json says of how the run was made; raises `ModelError` where it no longer says enough."""
+        said = self.read_config()["provenance"]
+        match said:
+            case {"settings": dict(), "corpora": list(), "started_from": str()}:
+                return said
+        raise ModelError(
+            f"{self.config} no longer says how the run was made", "only mt translate, evaluate and export need no more"
+        )
 
     def read_recipe(self) -> dict[str, Values]:
         """run.toml, with what an `OLDER` one did not have to say."""
@@ -135,6 +151,21 @@ class RunFolder:
         write_json(self.config, record)
 
 
+def whole(record: dict[str, Any]) -> bool:
+    """Whether config.json says all that commands look for; `load_model` checks the numbers of model and decoding."""
+    match record:
+        case {
+            "architecture": str(),
+            "model": dict(),
+            "decoding": dict(),
+            "tokenizer": {"source": {"file": str(), "size": int()}, "target": {"file": str(), "size": int()}},
+            "languages": {"source": str(), "target": str()},
+            "provenance": dict(),
+        }:
+            return True
+    return False
+
+
 def versions() -> Values:
     return {
         "mt": __version__,
@@ -171,8 +202,11 @@ def load_tokenizers(run: RunFolder, record: dict[str, Any]) -> tuple[Tokenizer, 
     return loaded[record["tokenizer"]["source"]["file"]], loaded[record["tokenizer"]["target"]["file"]]
 
 
-def load_model(path: Path) -> LoadedModel:
-    """Read a run folder; raises `ModelError` saying which file is missing, damaged or foreign."""
+def load_model(path: Path, *, trained: bool = True) -> LoadedModel:
+    """Read a run folder, its weights too where they are wanted `trained`.
+
+    Raises `ModelError` saying which file is missing, damaged or foreign.
+    """
     run = RunFolder(path)
     record = run.read_config()
     try:
@@ -193,7 +227,10 @@ def load_model(path: Path) -> LoadedModel:
             else error
         ) from error
     model = model_class(config)
-    load_weights(model, load_tensors(run.model), str(run.model))
+    if trained:
+        if run.recipe.is_file() and not run.model.exists():
+            raise ModelError(f"{run.model} does not exist yet", "mt train writes it after the first validation")
+        load_weights(model, load_tensors(run.model), str(run.model))
     return LoadedModel(path, model.eval(), tokenizers, languages, decoding)
 
 

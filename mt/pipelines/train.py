@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import Variation
 from mt.device import Compute, choose, keep_freed_memory, launch_number, usable_threads
 from mt.errors import ConfigError, Interrupted, ModelError
-from mt.files import write_text
+from mt.files import claimed, write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.config import DROPOUTS, PRESETS
 from mt.model.transformer import Transformer
@@ -31,6 +31,7 @@ from mt.pipelines.resume import (
     check_unchanged,
     continued_settings,
     finished,
+    remember_machine,
     restore,
     unused_origin,
 )
@@ -72,19 +73,24 @@ def train(request: TrainRequest) -> None:
     if request.overwrite and launch_number("TORCHELASTIC_MAX_RESTARTS"):
         raise ConfigError("--overwrite would delete the run each time that torchrun starts anew", "--max-restarts 0")
     run, ranks = RunFolder(request.output), Ranks.launched()
-    if ranks.first:
-        ready = prepare(run, request)
+    with ExitStack() as stack:
+        if ranks.first:
+            ready = prepare(run, request)
+            if ready:
+                stack.enter_context(claimed(run.lock))
+                remember_machine(run, request.settings)
+                write_text(run.recipe, ready.prepared.config.as_toml())
+            ranks.tell("train" if ready else "nothing to do")
+        elif ranks.told() == "train":
+            if not run.recipe.is_file():
+                raise ModelError(
+                    f"rank {ranks.rank} does not see {run.recipe}", "put the run where all machines see it"
+                )
+            ready = prepare(run, replace(request, overwrite=False))
+        else:
+            ready = None
         if ready:
-            write_text(run.recipe, ready.prepared.config.as_toml())
-        ranks.tell("train" if ready else "nothing to do")
-    elif ranks.told() == "train":
-        if not run.recipe.is_file():
-            raise ModelError(f"rank {ranks.rank} does not see {run.recipe}", "put the run where all machines see it")
-        ready = prepare(run, replace(request, overwrite=False))
-    else:
-        ready = None
-    if ready:
-        with ranks.connected(ready.prepared.config.training.timeout_seconds):
+            stack.enter_context(ranks.connected(ready.prepared.config.training.timeout_seconds))
             fit(run, ready, ranks, request)
 
 

@@ -20,7 +20,15 @@ from mt.decoding.search import SearchConfig
 from mt.decoding.translator import Translation, Translator
 from mt.device import choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, ModelError
-from mt.files import atomic_file, checksum, decode_lines, open_binary, standard_output
+from mt.files import (
+    atomic_file,
+    can_be_replaced,
+    checksum,
+    decode_lines,
+    open_binary,
+    standard_input,
+    standard_output,
+)
 from mt.model.products import prepare
 from mt.pipelines.resumable import resumable_file
 from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
@@ -120,9 +128,8 @@ def translate(
         if not files:
             # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
             # the thread that reads it, and that thread for input.
-            inputs = [(open(os.dup(sys.stdin.fileno()), "rb"), "standard input")]  # noqa: SIM115
-        regular = output and (output.is_file() or not output.exists()) and all(path.is_file() for path in files)
-        if files and output and regular:
+            inputs = [(open(os.dup(standard_input().fileno()), "rb"), "standard input")]  # noqa: SIM115
+        if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
             work = work_record(request, translator, files, form, shard)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
             part = part[file.lines :]
@@ -175,7 +182,11 @@ def model_record(run: RunFolder) -> Values:
 
 
 def text_lines(inputs: list[tuple[BinaryIO, str]], part: range) -> Iterator[str]:
-    """Those lines of all inputs taken together; invalid UTF-8 among them is replaced and said so."""
+    """Those lines of all inputs taken together; invalid UTF-8 among them is replaced and said so.
+
+    A carriage return at the end of a line is part of it; the first one of an input is told.
+    """
+    told: set[str] = set()
     lines = (
         (name, number, line, valid)
         for stream, name in inputs
@@ -184,6 +195,12 @@ def text_lines(inputs: list[tuple[BinaryIO, str]], part: range) -> Iterator[str]
     for name, number, line, valid in islice(lines, part.start, part.stop):
         if not valid:
             logger.warning("%s, line %s: not UTF-8; what cannot be read is replaced by U+FFFD", name, f"{number:,}")
+        if line[-1:] == "\r" and name not in told:
+            told.add(name)
+            logger.warning(
+                "%s, line %s: ends in a carriage return, which is read like a letter: take it out with: tr -d '\\r'",
+                name, f"{number:,}",
+            )  # fmt: skip
         yield line
 
 

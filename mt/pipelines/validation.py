@@ -28,6 +28,7 @@ from mt.training.update import batch_loss
 logger = logging.getLogger(__name__)
 
 LENGTH_PENALTIES = tuple(tenths / 10 for tenths in range(0, 21, 2))
+WORTH_A_CHANGE = 0.2  # points of BLEU or chrF; what gains less on some sentences often loses as much on others
 
 
 class Validation:
@@ -61,7 +62,7 @@ class Validation:
         translations = self.ranks.together([translation.text for translation in own])
         if self.ranks.first:
             self.write_samples(translations)
-        record = {"loss": loss, **self.scores(translations)}
+        record = {"loss": loss, **self.scores(translations, "bleu", "chrf")}
         self.clock.agree()  # on how long it took
         return record
 
@@ -72,10 +73,10 @@ class Validation:
         translator = Translator([self.model], self.prepared.tokenizers, search, compute, threads=threads)
         return translator.translate(self.ranks.own(self.sources))
 
-    def scores(self, translations: list[str]) -> dict[str, float]:
-        return quick_scores(translations, self.references, self.prepared.config.data.target_language)
+    def scores(self, translations: list[str], *metrics: str) -> dict[str, float]:
+        return quick_scores(translations, self.references, self.prepared.config.data.target_language, metrics)
 
-    def scores_by_length_penalty(self) -> dict[float, dict[str, float]]:
+    def scores_by_length_penalty(self, metric: str) -> dict[float, float]:
         """What translations of the run's own search score when its hypotheses are ranked by each of the penalties.
 
         A search with that penalty would rank first what is among the hypotheses anyway, nearly always.
@@ -83,10 +84,11 @@ class Validation:
         search = self.prepared.decoding
         with as_written():
             own = self.translate(replace(search, nbest=search.beam))
-        return {
-            penalty: self.scores(self.ranks.together([translation.ranked_by(penalty).text for translation in own]))
-            for penalty in LENGTH_PENALTIES
-        }
+
+        def ranked(penalty: float) -> list[str]:
+            return self.ranks.together([translation.ranked_by(penalty).text for translation in own])
+
+        return {penalty: self.scores(ranked(penalty), metric)[metric] for penalty in LENGTH_PENALTIES}
 
     @torch.inference_mode()
     def loss(self) -> float:
@@ -156,15 +158,16 @@ def closing_validations(config: RunConfig) -> float:
 
 
 def choose_length_penalty(trainer: Trainer, validation: Validation, run: RunFolder, ranks: Ranks) -> None:
-    """Rank the translations of the weights that were chosen by what scores best on the validation text."""
+    """Rank the translations of the weights that were chosen by what scores best on the validation text, or nearly."""
     ranks.meet()  # and not read before the first has written
     load_weights(trainer.model, load_tensors(run.model), str(run.model))
     trainer.model.eval()
     metric = "chrf" if trainer.validation.metric == "chrf" else "bleu"
-    scores = {penalty: each[metric] for penalty, each in validation.scores_by_length_penalty().items()}
+    scores = validation.scores_by_length_penalty(metric)
     search = validation.prepared.decoding
     before = search.length_penalty
-    chosen = max(scores, key=lambda penalty: (scores[penalty], -abs(penalty - before)))
+    good = [penalty for penalty in scores if scores[penalty] >= max(scores.values()) - WORTH_A_CHANGE]
+    chosen = min(good, key=lambda penalty: (abs(penalty - before), -scores[penalty]))
     if ranks.first:
         run.set_length_penalty(chosen)
     found = {"length_penalty": chosen, "score": scores[chosen], "before": before, "score_before": scores[before]}

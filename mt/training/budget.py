@@ -27,7 +27,7 @@ class Progress:
     best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
     validations_without_gain: int = 0
     validated_step: int = 0  # the last step that was judged
-    validation_seconds: float = 0.0  # the longest validation so far
+    validation_seconds: float = 0.0  # that the last validation took
     guard: Past = field(default_factory=Past)
     rollbacks: list[int] = field(default_factory=list)  # the steps that training went back to
     finished: str = ""  # why training ended; "" until all that ends a run is done
@@ -64,6 +64,9 @@ class Clock:
         return self.before + time.monotonic() - self.started
 
 
+MOST_CLOSING = 0.3  # of the minutes, for what comes after the last update; very few minutes are overrun by it
+
+
 class Budget:
     """What is left of a run's steps and minutes, at the pace of this session, and when the learning rate must fall."""
 
@@ -88,7 +91,13 @@ class Budget:
         """Seconds of the command after which updates must end, so that it ends in time."""
         budget = self.config.max_minutes * 60
         known = self.progress.validation_seconds
-        return budget - (self.closing_validations * known + 2.0 if known else 0.1 * budget)
+        closing = self.closing_validations * known + 2.0 if known else 0.1 * budget
+        return budget - min(closing, MOST_CLOSING * budget)
+
+    def lacks_validation(self) -> bool:
+        """Whether a third of the minutes is over, and it is still not known how long a validation takes."""
+        unknown = self.config.max_minutes and not self.progress.validation_seconds
+        return bool(unknown and self.clock.elapsed() >= self.config.max_minutes * 60 / 3)
 
     def seconds_a_step(self) -> float:
         return (self.clock.elapsed() - self.session_start) / (self.progress.step - self.session_step)

@@ -84,6 +84,9 @@ class Trainer:
         self.meter = Meter(self.compute.device)
         if not self.checkpoints.steps():
             self.save()  # where to go back to, should the first updates fail
+        elif self.has_to_be_judged():  # and was not, because training was stopped just then
+            self.judge()
+            self.save()
         reason = ""
         while not reason:
             try:
@@ -114,15 +117,20 @@ class Trainer:
                 self.log_interval()
                 if progress.guard.skipped_in_a_row >= PATIENCE:
                     raise Diverging
-            validating = progress.step % config.validate_every_steps == 0
-            if validating:
-                self.judge()
-            if validating or progress.step % config.checkpoint_every_steps == 0:
+            validating = self.has_to_be_judged() or self.budget.lacks_validation()
+            if validating or interrupted or progress.step % config.checkpoint_every_steps == 0:
                 self.save()
             if interrupted:
-                self.save()
                 raise Interrupted(f"stopped at step {progress.step:,}; everything up to here is saved")
+            if validating:
+                self.judge()
+                self.save()
         return reason
+
+    def has_to_be_judged(self) -> bool:
+        """Whether this is a step to validate at, and that has not been done."""
+        progress = self.progress
+        return progress.step % self.config.validate_every_steps == 0 and progress.step != progress.validated_step
 
     def go_back(self) -> None:
         """Go on from an earlier checkpoint with a lower learning rate.
@@ -177,6 +185,7 @@ class Trainer:
         self.progress.guard = self.updater.guard.past()
         if graphs := compiled_graphs() - self.meter.graphs:
             self.log({"kind": "event", "event": "compiled", "graphs": graphs})
+            self.budget.restart_pace()  # without the time that it took to compile
         if skipped:
             self.log({"kind": "event", "event": "skipped", "updates": sum(skipped.values()), "reasons": skipped})
         if updates:
@@ -203,7 +212,7 @@ class Trainer:
         took = self.budget.clock.elapsed() - start
         self.meter.since += took  # the rate of training is not that of translating
         progress = self.progress
-        progress.validation_seconds = max(progress.validation_seconds, took)
+        progress.validation_seconds = took
         score = self.validation.score(scores)
         gained = not progress.best or score > progress.best[0][0]
         progress.validations_without_gain = 0 if gained else progress.validations_without_gain + 1

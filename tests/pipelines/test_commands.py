@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import typer
+from sacrebleu.metrics.bleu import BLEU
 
-from mt import __version__, cli
+from mt import __version__, cli, files
+from mt.decoding.translator import Translator
 from mt.errors import ExitCode
 from mt.pipelines import prepare
 from mt.training.checkpoint import Checkpoints, load_tensors
@@ -132,6 +136,39 @@ def test_translations_that_exist_are_not_searched_for(mt, corpus):
         assert outcome.err.startswith("error: --output and search flags belong to --model\nhint:  ")
 
 
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--output", "file/hypothesis"], "cannot write file/hypothesis"),
+        (["--bleu-tokenize", "ja-mecab"], "BLEU's tokenizer ja-mecab cannot be used"),
+    ],
+    ids=["output", "tokenizer"],
+)
+def test_what_cannot_be_written_or_scored_is_said_before_translating(
+    mt, trained, corpus, tmp_path, monkeypatch, flags, error
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    monkeypatch.setattr("mt.evaluation.metrics.BLEU", without("ja-mecab"))
+    monkeypatch.setattr(Translator, "translate", None)
+    text = ["--source", corpus / "test.en", "--reference", corpus / "test.de"]
+    outcome = mt("evaluate", "--model", trained, *text, *flags)
+    assert outcome.code != 0
+    assert error in outcome.err
+
+
+def without(tokenizer):
+    """BLEU where the package of this tokenizer is not installed."""
+
+    class Incomplete(BLEU):
+        def __init__(self, tokenize, **options):
+            if tokenize == tokenizer:
+                raise ImportError(f"{tokenizer} is missing")
+            super().__init__(tokenize=tokenize, **options)
+
+    return Incomplete
+
+
 def test_evaluate_names_both_line_counts(mt, trained, corpus):
     flags = ["--source", corpus / "test.en", "--reference", corpus / "train.de"]
     outcome = mt("evaluate", "--model", trained, *flags)
@@ -159,10 +196,33 @@ def test_info_says_what_a_run_holds(mt, trained):
 def test_info_on_a_run_that_is_not_finished_or_has_no_checkpoints(mt, run):
     state = Checkpoints(run).path(40) / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": ""}))
-    assert "not finished: mt train --output goes on with it" in mt("info", run).out
+    assert f"not finished: mt train --output {run} goes on with it" in mt("info", run).out
     (run / "checkpoints").rename(run / "elsewhere")
     outcome = mt("info", run)
     assert (outcome.code, "training" in outcome.out) == (0, False)
+
+
+def test_info_on_a_run_before_its_first_validation(mt, run):
+    said = mt("info", run).out
+    (run / "model.safetensors").unlink()
+    assert mt("info", run).out == said
+    outcome = mt("translate", "--model", run, stdin=b"one\n")
+    assert outcome.code == ExitCode.MODEL
+    assert f"{run / 'model.safetensors'} does not exist yet\nhint:  mt train writes it after the first" in outcome.err
+
+
+def test_an_average_of_damaged_checkpoints_or_without_the_tokenizer_is_refused(mt, run, tmp_path):
+    weights = Checkpoints(run).path(30) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    outcome = mt("average", run, "--last", 3, "--output", tmp_path / "mean")
+    assert (outcome.code, f"error: {weights} is damaged" in outcome.err) == (ExitCode.MODEL, True)
+    assert mt("average", run, "--last", 1, "--output", tmp_path / "mean").code == 0
+    (run / "tokenizer.model").unlink()
+    outcome = mt("average", run, "--last", 1, "--output", tmp_path / "other")
+    assert f"error: cannot read the tokenizer {run / 'tokenizer.model'}" in outcome.err
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_average_is_the_mean_of_the_last_checkpoints(mt, trained, tmp_path):
@@ -377,3 +437,22 @@ def test_a_result_for_which_nobody_waits_ends_silently(start_mt, trained):
     os.close(write_end)
     process.wait(timeout=60)
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("stream", "command"),
+    [
+        ("input", ["translate", "--model", "RUN"]),
+        ("input", ["tokenizer", "encode", "--model", "RUN/tokenizer.model"]),
+        ("input", ["tokenizer", "decode", "--model", "RUN/tokenizer.model"]),
+        ("output", ["info", "RUN"]),
+        ("output", ["translate", "--model", "RUN", "TEXT"]),
+    ],
+)
+def test_a_closed_stream_is_an_error_that_says_so(mt, trained, corpus, monkeypatch, stream, command):
+    streams = {"stdin": sys.stdin, "stdout": sys.stdout, f"std{stream[:-3]}": None}
+    monkeypatch.setattr(files, "sys", SimpleNamespace(**streams))
+    words = [word.replace("RUN", str(trained)).replace("TEXT", str(corpus / "test.en")) for word in command]
+    outcome = mt(*words)
+    assert outcome.code == ExitCode.DATA
+    assert f"error: standard {stream} is closed\nhint:  " in outcome.err

@@ -15,6 +15,7 @@ from mt.pipelines.recipe import OWN_RECIPES, CorpusFacts, Settings, resolve, res
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(OWN_RECIPES.glob("*.toml"))
+CPU, CUDA = Compute(torch.device("cpu"), "fp32"), Compute(torch.device("cuda"), "bf16")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -73,18 +74,29 @@ def same_recipe(said, result):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "preset", "rate"),
+    ("pairs", "compute", "preset", "rate"),
     [
-        (59_999, "tiny", 0.0028),
-        (60_000, "small", 0.001),
-        (300_000, "base", 0.00071),
-        (20_000_000, "big", 0.0005),
+        (59_999, CPU, "tiny", 0.0028),
+        (60_000, CPU, "small", 0.001),
+        (20_000_000, CPU, "small", 0.001),
+        (59_999, CUDA, "tiny", 0.0028),
+        (300_000, CUDA, "base", 0.00071),
+        (20_000_000, CUDA, "big", 0.0005),
     ],
 )
-def test_more_text_is_learned_by_a_wider_model_at_a_lower_rate(pairs, preset, rate):
-    config = recipe_of("auto", {}, pairs)
+def test_more_text_is_learned_by_a_wider_model_at_a_lower_rate_where_a_gpu_is(pairs, compute, preset, rate):
+    config = recipe_of("auto", {}, pairs, compute)
     assert config.model.width == PRESETS[preset]["width"]
     assert config.optimizer.peak_learning_rate == pytest.approx(rate, rel=0.02)
+
+
+@pytest.mark.parametrize(("compute", "most"), [(CPU, 4_096), (CUDA, 32_768)])
+def test_an_update_is_a_four_hundredth_of_an_epoch_within_bounds(compute, most):
+    sizes = [
+        recipe_of("auto", {}, compute=compute, target_tokens=tokens).data.batch_tokens
+        for tokens in (100_000, 1_024_000, 50_000_000)
+    ]
+    assert sizes == [1_024, 2_560, most]
 
 
 @pytest.mark.parametrize(("given", "positions"), [({}, "rotary"), ({"positions": "sinusoidal"}, "sinusoidal")])
@@ -92,7 +104,7 @@ def test_queries_and_keys_are_turned_unless_it_is_said(given, positions):
     settings = Settings()
     settings.add({"model": given}, "test")
     facts = CorpusFacts(pairs=29_000, target_tokens=400_000, vocabularies=(100, 100), languages=("de", "en"))
-    assert resolve_model(settings, facts, share_embeddings=True).positions == positions
+    assert resolve_model(settings, facts, CPU, share_embeddings=True).positions == positions
 
 
 @pytest.mark.parametrize(
@@ -132,12 +144,12 @@ def test_of_a_time_two_passes_do_not_begin_once_the_learning_rate_falls():
     assert recipe_of("small", {"max_minutes": 10}, decay_fraction=0.75).training.consistency_from == 0.25
 
 
-def recipe_of(preset, training, pairs=28_996, **optimizer):
+def recipe_of(preset, training, pairs=28_996, compute=CPU, target_tokens=455_488, **optimizer):
     settings = Settings()
     model = {} if preset == "auto" else {"preset": preset}
     settings.add({"data": {"train": [{"tsv": "text"}]}, "model": model, "training": training}, "test")
     settings.add({"optimizer": optimizer}, "test")
     vocabularies, languages = (8_000, 8_000), ("de", "en")
-    facts = CorpusFacts(pairs=pairs, target_tokens=455_488, vocabularies=vocabularies, languages=languages)
+    facts = CorpusFacts(pairs=pairs, target_tokens=target_tokens, vocabularies=vocabularies, languages=languages)
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
-    return resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
+    return resolve(settings, tokenizer, facts, compute, threads=1)

@@ -14,6 +14,7 @@ from mt.files import checksum
 from mt.pipelines import shortlist as pipeline
 from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
 from mt.pipelines.translate import SearchRequest, load_translator, work_record
+from mt.workers import Workers
 
 LINES = b"one two three\nfour five six seven\neight\n"
 SEARCH = ["--beam", 2, "--threads", 1, "--device", "cpu"]
@@ -115,13 +116,19 @@ def test_every_command_that_searches_can_use_it(mt, narrow, corpus, candidates, 
         assert not candidates
 
 
-def test_workers_use_it(mt, narrow, corpus):
-    one, two = (
-        mt("translate", "--model", narrow, corpus / "test.en", "--shortlist", "--beam", 2, "--threads", count)
-        for count in (1, 2)
-    )
-    assert (one.code, two.code) == (0, 0)
-    assert len(one.out.splitlines()) == len(two.out.splitlines()) == 20
+def test_workers_use_it(mt, narrow, corpus, monkeypatch):
+    monkeypatch.setattr("mt.decoding.translator.SMALLEST_BATCH_TOKENS", 1)
+    started, start = [], Workers.start
+    monkeypatch.setattr(Workers, "start", lambda workers: (started.append(workers.count), start(workers)))
+    flags = ["--shortlist", "--beam", 2, "--batch-tokens", 30]  # batches, and so candidates, are the same
+
+    def translated(threads):
+        return mt("translate", "--model", narrow, corpus / "test.en", *flags, "--threads", threads).out
+
+    one, two = translated(1), translated(2)
+    assert started == [2]
+    assert one == two
+    assert len(one.splitlines()) == 20
 
 
 def test_a_measurement_says_whether_a_shortlist_was_used(mt, narrow, corpus, monkeypatch):

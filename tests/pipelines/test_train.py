@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +24,7 @@ from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import Tokenizer, TokenizerConfig
 from mt.device import Compute
 from mt.errors import ExitCode
+from mt.files import claimed
 from mt.pipelines import checksums, prepare
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
@@ -263,7 +266,7 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
         [[data.train]]
         source = "{corpus / "train.en"}"
         target = "{corpus / "train.de"}"
-        weight = 1000.0
+        weight = 800.0
         [model]
         preset = "tiny"
         [training]
@@ -274,7 +277,7 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
     text = ["--valid", corpus / "valid.en", corpus / "valid.de"]
     outcome = mt("train", "--config", recipe, *text, "--output", tmp_path / "run")
     assert outcome.code == 0, outcome.err
-    tokens = 1000 * int(EncodedCorpus(prepared_folder(tmp_path / "run") / "train").target.lengths.sum())
+    tokens = 800 * int(EncodedCorpus(prepared_folder(tmp_path / "run") / "train").target.lengths.sum())
     assert f"on 300 pairs ({tokens:,} target tokens an epoch)" in outcome.err
     batch_tokens = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["data"]["batch_tokens"]
     assert tokens / 400 - 256 < batch_tokens <= tokens / 400  # in steps of 256; without weights 1,024, the fewest
@@ -827,6 +830,18 @@ def test_a_raised_limit_goes_on_from_before_the_decay(train, mt, run, tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("epochs", [4, 5])
+def test_where_a_limit_is_raised_two_passes_are_thought_of_anew(train, mt, tmp_path, epochs):
+    """Of the shorter budget too little was left to read the text often enough first; an epoch has seven updates."""
+    run = tmp_path / "run"
+    shares = {"consistency_from": 0.5, "consistency_epochs": epochs}
+    flags = [word for key, value in shares.items() for word in ("--set", f"training.{key}={value}")]
+    assert train(run, *flags, "--set", "training.consistency=r-drop", steps=40).code == 0
+    assert mt("train", "--output", run, "--max-steps", 80).code == 0
+    decided = [(each["step"], each["begun"]) for each in log_of(run) if each.get("event") == "consistency"]
+    assert decided == [(20, False), (40, epochs == 4)]
+
+
 def test_a_lowered_limit_leaves_a_finished_run_as_it_is(mt, run):
     before = contents_but_checksums(run)
     outcome = mt("train", "--output", run, "--max-steps", 20)
@@ -1009,6 +1024,75 @@ def test_text_that_has_changed_is_refused_and_nothing_changes(mt, corpus, tmp_pa
         assert f"the text has changed since {run} was begun: {tmp_path / 'train.de'}" in outcome.err
         assert "hint:  " in outcome.err
     assert contents(run) == before
+
+
+def test_text_that_has_moved_is_the_same_text(mt, corpus, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--vocab-size", 300, "--preset", "tiny", "--threads", 1]
+    assert mt("train", *pair(corpus), "--output", run, *flags, "--max-steps", 2).code == 0
+    moved = shutil.copytree(corpus, tmp_path / "elsewhere")
+    outcome = mt("train", *pair(moved), "--output", run, "--max-steps", 4)
+    assert outcome.code == 0, outcome.err
+    assert tomllib.loads((run / "run.toml").read_text())["data"]["train"][0]["source"] == str(moved / "train.en")
+    assert mt("train", "--output", run, "--max-steps", 5).code == 0
+    swapped = ["--train", moved / "train.de", moved / "train.en"]
+    outcome = mt("train", *swapped, "--output", run, "--max-steps", 6)
+    assert (outcome.code, "the text has changed" in outcome.err) == (ExitCode.USAGE, True)
+
+
+def pair(folder):
+    return ["--train", folder / "train.en", folder / "train.de"]
+
+
+def test_what_is_said_of_the_machine_holds_for_the_sessions_to_come(train, mt, tmp_path, stop_after, monkeypatch):
+    run = tmp_path / "run"
+    stop_after(2)
+    train(run, steps=60)
+
+    def recipe_after(*flags):
+        stop_after(2)
+        assert mt("train", "--output", run, *flags).code == ExitCode.INTERRUPTED
+        return tomllib.loads((run / "run.toml").read_text())["training"]
+
+    key = "training.micro_batch_tokens"
+    assert recipe_after("--set", f"{key}=50")["micro_batch_tokens"] == 50
+    assert recipe_after()["micro_batch_tokens"] == 50
+    assert recipe_after("--set", f"{key}=auto")["micro_batch_tokens"] == 2048
+    assert recipe_after()["micro_batch_tokens"] == 2048
+
+
+def test_text_too_long_to_be_learned_costs_no_earlier_run(mt, run, tmp_path):
+    before = contents_but_checksums(run)
+    for side in ("en", "de"):
+        (tmp_path / f"long.{side}").write_text("".join(f"word{number} " * 40 + f"{side}\n" for number in range(60)))
+    text = [
+        "--train",
+        tmp_path / "long.en",
+        tmp_path / "long.de",
+        "--valid",
+        tmp_path / "long.en",
+        tmp_path / "long.de",
+    ]
+    outcome = mt("train", *text, "--output", run, "--overwrite", "--max-steps", 2, "--set", "data.max_tokens=10")
+    assert (outcome.code, "every training pair is longer than 10 tokens" in outcome.err) == (ExitCode.DATA, True)
+    assert before.items() <= contents_but_checksums(run).items()
+
+
+def test_one_process_at_a_time_trains_in_a_folder(mt, run):
+    with claimed(run / ".lock"):
+        outcome = mt("train", "--output", run, "--max-steps", 50)
+    assert outcome.code == ExitCode.DATA
+    assert f"error: another process writes {run / '.lock'}\nhint:  wait until it has ended" in outcome.err
+    assert mt("train", "--output", run, "--max-steps", 50).code == 0
+    assert not (run / ".lock").exists()
+
+
+def test_text_that_can_be_read_only_once_is_refused(mt, corpus, tmp_path):
+    os.mkfifo(tmp_path / "pipe.en")
+    outcome = mt("train", "--train", tmp_path / "pipe.en", corpus / "train.de", "--output", tmp_path / "run")
+    assert outcome.code == ExitCode.DATA
+    assert f"error: {tmp_path / 'pipe.en'} is a pipe, and text is read several times\nhint:  " in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def reading(*arguments):

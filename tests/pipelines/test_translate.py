@@ -82,6 +82,14 @@ def test_there_is_one_line_out_for_each_line_in(translate, text, count):
     assert not any(set(line) & set("\r\v\f\u2028\u2029\u0085\x1c\x1d\x1e") for line in translated)
 
 
+def test_a_carriage_return_is_told_once_for_each_input(mt, trained, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(b"one\r\ntwo\r\n")
+    outcome = mt("translate", "--model", trained, tmp_path / "one", tmp_path / "two", "--threads", 1)
+    told = [line for line in outcome.err.splitlines() if "carriage return" in line]
+    assert [line.split(": ")[1] for line in told] == [f"{tmp_path / name}, line 1" for name in ("one", "two")]
+
+
 def test_a_line_of_white_space_is_an_empty_line_with_score_0(translate):
     assert translations_of(translate("one\n\n \t\u3000\ntwo\n".encode()))[1:3] == ["", ""]
     records = [json.loads(line) for line in translations_of(translate(b" \n", "--format", "jsonl"))]
@@ -725,6 +733,38 @@ def test_a_damaged_run_is_one_clear_error(mt, run, damage):
     assert (outcome.code, outcome.out) == (ExitCode.MODEL, "")
     assert re.fullmatch(r"error: .+\n(hint:  .+\n)?", outcome.err), outcome.err
     assert file in outcome.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["info"],
+        ["shortlist"],
+        ["average", "--last", 1, "--output", "mean"],
+        ["evaluate", "--source", "text", "--reference", "text", "--model"],
+        ["train", "--output"],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("section", ["languages", "tokenizer", "architecture", "provenance"])
+def test_no_command_reads_half_a_config(mt, run, command, section, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("one two\n")
+    change_config(run, **{section: ...})
+    name, *flags = command
+    outcome = mt(name, *flags, run) if flags[-1:] in (["--model"], ["--output"]) else mt(name, run, *flags)
+    assert outcome.code == ExitCode.MODEL
+    assert outcome.err.splitlines()[-2:] == [
+        f"error: {run / 'config.json'} is incomplete", "hint:  the file is damaged or not written by mt",
+    ]  # fmt: skip
+
+
+def test_a_model_needs_no_provenance_to_translate_and_does_to_be_trained_on(mt, run):
+    change_config(run, provenance={})
+    assert mt("translate", "--model", run, "--threads", 1, stdin=b"one\n").code == 0
+    assert mt("info", run).code == 0
+    outcome = mt("train", "--output", run, "--max-steps", 50)
+    assert (outcome.code, "no longer says how the run was made" in outcome.err) == (ExitCode.MODEL, True)
 
 
 @pytest.mark.parametrize(("name", "problem"), [("absent", "does not exist"), ("file", "is not a folder")])

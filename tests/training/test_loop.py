@@ -693,9 +693,10 @@ def test_minutes_end_training_with_a_validation_even_when_none_are_left(tmp_path
     trainer = make_trainer(tmp_path, max_minutes=0.01, schedule="warmup_stable_decay")
     trainer.budget.clock.before = elapsed
     assert trainer.run() == "max_minutes 0.01"
-    assert trainer.progress.best == [(1.0, trainer.progress.step)]
-    assert trainer.checkpoints.steps()[-1] == trainer.progress.step
-    assert (trainer.progress.step > 0) == (elapsed == 0)
+    progress = trainer.progress
+    assert progress.best
+    assert progress.validated_step == trainer.checkpoints.steps()[-1] == progress.step
+    assert (progress.step > 0) == (elapsed == 0)
 
 
 def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkeypatch):
@@ -733,6 +734,74 @@ def test_time_is_kept_for_what_comes_after_the_last_update(tmp_path):
     progress, clock = Progress(validation_seconds=2.0), Clock(0.0)
     budget = Budget(trainer.config, trainer.optimizer_config, progress, clock, closing_validations=3.5)
     assert budget.time_limit() == 60 - 3.5 * 2 - 2
+
+
+@pytest.mark.parametrize("took", [10.0, 100.0])
+def test_what_is_kept_for_the_end_leaves_most_of_the_time_for_training(tmp_path, took):
+    trainer = make_trainer(tmp_path, max_minutes=1.0)
+    budget = Budget(trainer.config, trainer.optimizer_config, Progress(validation_seconds=took), Clock(0.0))
+    assert budget.time_limit() == 60 - 0.3 * 60
+
+
+def test_of_validations_the_last_one_says_how_long_they_take(tmp_path):
+    """The first ones take longer: what an untrained model says has no end."""
+    trainer = make_trainer(tmp_path, max_steps=10)
+    times = iter([0.0, 9.0, 20.0, 22.0])  # before and after each
+    trainer.budget.clock = SimpleNamespace(elapsed=lambda: 0.0)
+    judge = trainer.judge
+
+    def timed():
+        trainer.budget.clock = SimpleNamespace(elapsed=lambda: next(times))
+        judge()
+        trainer.budget.clock = SimpleNamespace(elapsed=lambda: 0.0)
+
+    trainer.judge = timed
+    trainer.run()
+    assert trainer.progress.validation_seconds == 2.0
+
+
+@pytest.mark.parametrize(("minutes", "validated"), [(1.0, 21), (0.0, 60)])
+def test_when_a_third_of_the_minutes_is_over_it_is_known_how_long_a_validation_takes(tmp_path, minutes, validated):
+    limits = {"max_minutes": minutes, "max_steps": 60, "validate_every_steps": 100, "checkpoint_every_steps": 100}
+    trainer = make_trainer(tmp_path, **limits)
+    events, progress = events_of(trainer), trainer.progress
+    trainer.budget.clock = SimpleNamespace(elapsed=lambda: 0.98 * progress.step + 0.1 * len(events))
+    trainer.log_interval = lambda: None
+    trainer.run()
+    assert next(event["step"] for event in events if event["kind"] == "valid") == validated
+
+
+def test_the_time_that_compiling_takes_says_nothing_of_the_pace(tmp_path, monkeypatch):
+    graphs = iter([0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+    monkeypatch.setattr(loop, "compiled_graphs", lambda: next(graphs))
+    trainer = make_trainer(tmp_path, max_steps=3)
+    restarted = []
+    trainer.budget.restart_pace = lambda: restarted.append(trainer.progress.step)
+    trainer.run()
+    assert len(restarted) == 1
+
+
+@pytest.mark.parametrize("stopped_by", ["a signal", "an error"])
+def test_a_validation_that_training_was_stopped_at_is_made_up_for(tmp_path, stopped_by):
+    """What was learned up to there is saved before, and goes on as if nothing had been."""
+    whole = make_trainer(tmp_path / "whole", max_steps=12)
+    expected = events_of(whole)
+    whole.run()
+    first = make_trainer(tmp_path / "stopped", max_steps=12)
+    if stopped_by == "a signal":
+        first.interrupted = lambda: first.progress.step == 5
+        error = Interrupted
+    else:
+        first.validate, error = lambda: {}["killed"], KeyError
+    with pytest.raises(error):
+        first.run()
+    assert first.checkpoints.state(5)["validated_step"] == 0
+    second = resumed(tmp_path / "stopped", max_steps=12)
+    events = events_of(second)
+    second.run()
+    validations = [[event["step"] for event in each if event["kind"] == "valid"] for each in (expected, events)]
+    assert validations == [[5, 10, 12]] * 2
+    assert_same_end(whole, second)
 
 
 def test_minutes_add_up_over_sessions(tmp_path):
