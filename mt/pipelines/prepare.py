@@ -7,6 +7,7 @@ is not mistaken for the one encoded; `mt.pipelines.checksums` says when a change
 import hashlib
 import json
 import logging
+import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import numpy as np
 
 from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
 from mt.corpus.encoded import EncodedCorpus, encode_corpus
+from mt.corpus.noise import noisy
 from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs, sampling_weights
 from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of, train_tokenizer
 from mt.decoding.search import SearchConfig
@@ -144,13 +146,23 @@ def indented(report: Report) -> list[str]:
     return [f"  {line}" for line in report_lines(report)]
 
 
-def make_tokenizers(text: CheckedText, config: TokenizerConfig, *, seed: int) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizers of source and target: given ones, else trained on a sample; the same object when joint."""
+def make_tokenizers(
+    text: CheckedText, config: TokenizerConfig, *, seed: int, noise_rate: float = 0.0
+) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of source and target: given ones, else trained on a sample; the same object when joint.
+
+    They are trained on noise as a model is, so that the pieces of words in capitals are more than letters.
+    """
     if config.files:
         given = {path: Tokenizer.load(Path(path)) for path in config.files}
         return given[config.files[0]], given[config.files[-1]]
     chosen = np.random.default_rng(seed).random(text.pairs) < sample_share(text, config)
-    sample = (pair for pair, used in zip(text.training_pairs(), chosen, strict=True) if used)
+    generator = random.Random(seed)
+    sample = (
+        (noisy(source, generator) if generator.random() < noise_rate else source, target)
+        for (source, target), used in zip(text.training_pairs(), chosen, strict=True)
+        if used
+    )
 
     def trained(lines: Iterator[str], side: str) -> Tokenizer:
         model, warning = train_tokenizer(
@@ -297,7 +309,10 @@ def prepare_run(
         for line in checked.report:
             logger.info("%s", line)
         tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
-        tokenizers = start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed)
+        noise_rate = settings.section("training", {})["noise_rate"]
+        tokenizers = (
+            start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
+        )
         check_directions(settings, tokenizers)
     else:
         tokenizers = load_tokenizers(run, run.read_config())

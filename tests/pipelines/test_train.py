@@ -283,6 +283,21 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
     assert tokens / 400 - 256 < batch_tokens <= tokens / 400  # in steps of 256; without weights 1,024, the fewest
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_words_that_are_learned_in_capitals_have_pieces_in_capitals(corpus, joint):
+    files = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de")]
+    text = prepare.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000, report=[])
+    config = TokenizerConfig(vocabulary_size=330, joint=joint)
+
+    def pieces(noise_rate, side, line):
+        return len(prepare.make_tokenizers(text, config, seed=1, noise_rate=noise_rate)[side].encode([line])[0])
+
+    assert pieces(0.5, 0, "SEVEN ELEVEN") < pieces(0.0, 0, "SEVEN ELEVEN")
+    assert pieces(0.5, 0, "seven eleven") == pieces(0.0, 0, "seven eleven")
+    if not joint:  # what is written is not noisy
+        assert pieces(0.5, 1, "SEVEN ELEVEN") == pieces(0.0, 1, "SEVEN ELEVEN")
+
+
 @pytest.mark.parametrize(
     ("lines", "characters", "share", "cut_for_characters"),
     [(10**6, 3_000, 0.25, True), (60, 3_000, 0.1, False), (10**6, 10**6, 1.0, False)],
@@ -788,6 +803,18 @@ def test_minutes_end_the_command_in_time_with_a_model_to_use(train, mt, tmp_path
     assert mt("translate", "--model", tmp_path / "run", stdin=b"one two\n").code == 0
     again = train(tmp_path / "run", "--max-minutes", 0.06, steps=None)
     assert (again.code, "is finished (max_minutes 0.06)" in again.err) == (0, True)
+
+
+def test_the_minutes_of_all_sessions_count_together(train, mt, stop_after, tmp_path):
+    run = tmp_path / "run"
+    stop_after(12)
+    assert train(run, "--max-minutes", 30, steps=None).code == ExitCode.INTERRUPTED
+    state = Checkpoints(run).path(12) / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"elapsed_seconds": 30 * 60.0}))
+    stop_after(1 << 40)
+    outcome = mt("train", "--output", run)
+    assert "finished (max_minutes 30) after 12 steps" in outcome.err
+    assert log_of(run)[-1]["seconds"] > 30 * 60
 
 
 def test_minutes_too_few_for_one_update_still_leave_a_model(train, mt, tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 from mt.decoding.search import SearchConfig
 from mt.pipelines.ranks import ALONE
 from mt.pipelines.run_folder import RunFolder, load_model
-from mt.pipelines.validation import choose_length_penalty, choose_weights
+from mt.pipelines.validation import choose_length_penalty, choose_weights, closing_validations
 from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import ValidationConfig
 from mt.training.moving_average import MovingAverage
@@ -89,6 +89,14 @@ def test_without_a_moving_average_and_with_one_checkpoint_there_is_nothing_to_tr
     weight, records = choose(8.0, moving=False)
     assert weight == 4.0
     assert [record["event"] for record in records] == ["averaged"]
+
+
+@pytest.mark.parametrize(
+    ("ema_decay", "tuned", "validations"), [(0.0, False, 2.5), (0.9, False, 3.5), (0.0, True, 7.5)]
+)
+def test_time_is_kept_for_all_that_comes_after_the_last_update(ema_decay, tuned, validations):
+    training, validation = SimpleNamespace(ema_decay=ema_decay), SimpleNamespace(tune_length_penalty=tuned)
+    assert closing_validations(SimpleNamespace(training=training, validation=validation)) == validations
 
 
 @pytest.mark.parametrize(
