@@ -29,7 +29,7 @@ BYTE_ORDER_MARK = "\ufeff"
 BLOCK_BYTES = 1 << 16  # of compressed text, read at once
 
 
-def can_be_read_once(path: Path) -> bool:
+def can_be_read_only_once(path: Path) -> bool:
     """Whether this is a pipe or a terminal, whose text is gone when it has been read."""
     return path.is_fifo() or path.is_char_device()
 

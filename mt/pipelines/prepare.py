@@ -25,7 +25,7 @@ from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of,
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
 from mt.errors import ConfigError, DataError
-from mt.files import alone_at, atomic_directory, can_be_read_once, read_json, read_lines, write_json, write_text
+from mt.files import alone_at, atomic_directory, can_be_read_only_once, read_json, read_lines, write_json, write_text
 from mt.pipelines.checksums import Checksums
 from mt.pipelines.recipe import (
     CorpusFacts,
@@ -62,7 +62,7 @@ class Texts:
         data = settings.said()["data"]
         train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
         paths = [path for corpus in [*train, *valid] for path in corpus.paths]
-        for path in filter(can_be_read_once, paths):
+        for path in filter(can_be_read_only_once, paths):
             raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
         remembered = Checksums(cache_folder(run, settings))
         return cls(train, valid, [{"path": str(path), "sha256": remembered.of(path)} for path in paths], remembered)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mt.device import launch_number
 from mt.errors import ConfigError
-from mt.files import can_be_read_once, count_lines
+from mt.files import can_be_read_only_once, count_lines
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def launched_shard() -> Shard | None:
 
 def check_divisible(files: list[Path]) -> None:
     """Raises `ConfigError` for standard input and pipes."""
-    passing = [str(path) for path in files if can_be_read_once(path)]
+    passing = [str(path) for path in files if can_be_read_only_once(path)]
     if passing or not files:
         raise ConfigError(
             f"{(passing or ['standard input'])[0]} cannot be cut into parts: its lines would have to be counted first",
