@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from measured import circumstances, machine_name, text_record, warn_when_busy, write_result
-from scores import score_of
+from scores import score_of, upper_cased_record
 from train import (
     PACKAGES,
     RESULTS,
     Failure,
     best_validation,
     evaluate,
+    evaluate_upper_cased,
     log_records,
     provenance,
     run_device,
@@ -77,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", default=[], choices=list(RECIPES)[1:], metavar="RECIPE", help="and the base"
     )
+    parser.add_argument("--upper-case", action="store_true", help="also score the test set with its source in capitals")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of ablation-PAIR-MACHINE.json")
     parser.add_argument("--machine", default="", help="name of this machine in the file's name")
     parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="more flags of every mt train")
@@ -162,7 +164,11 @@ def main() -> None:
             if not is_finished(run, options.minutes):
                 print(f"{name}: training for {options.minutes:g} minutes", file=sys.stderr)
                 train(options, languages, run.path, *options.train_flags, *set_flags(RECIPES[name]))
-            results.append(result(name, run, evaluate(run, source, reference, options.device)))
+            metrics = evaluate(run, source, reference, options.device)
+            results.append(result(name, run, metrics))
+            if options.upper_case:
+                capitals = evaluate_upper_cased(run, source, reference, options.device)
+                results[-1]["upper_cased"] = upper_cased_record(metrics, capitals)
         except Failure as error:
             if name == BASE:
                 raise

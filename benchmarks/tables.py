@@ -52,7 +52,7 @@ def quality_table() -> str:
             points(metrics, "BLEU"),
             points(metrics, "chrF2"),
             points(metrics, LITERATURE),
-            points(record.get("upper_cased", {}).get("metrics", []), "BLEU"),
+            capitals_points(record),
             f"{figures['steps']:,}",
             f"{figures['target_tokens_per_second_median']:,.0f}",
             f"{figures['parameters'] / 1e6:.1f} M",
@@ -67,11 +67,17 @@ def points(metrics: list[Record], name: str) -> str:
     return "" if score is None else f"{score:.1f}"
 
 
+def capitals_points(record: Record) -> str:
+    """BLEU where every source is in capitals; blank where it was not computed."""
+    return points(record.get("upper_cased", {}).get("metrics", []), "BLEU")
+
+
 def ablation_table() -> str:
     lines = row(
-        "pair", "recipe", "settings", "minutes", "BLEU", "BLEU on val", "updates", "time of an update", "device"
-    )
-    lines += row(*["---"] * 9)
+        "pair", "recipe", "settings", "minutes", "BLEU", "BLEU, source in capitals", "BLEU on val", "updates",
+        "time of an update", "device",
+    )  # fmt: skip
+    lines += row(*["---"] * 10)
     for record in records("ablation"):
         for result in record["results"]:
             lines += row(
@@ -80,6 +86,7 @@ def ablation_table() -> str:
                 ", ".join(f"`{name}={value}`" for name, value in result["set"].items()),
                 f"{record['minutes']:.0f}",
                 points(result["metrics"], "BLEU"),
+                capitals_points(result),
                 f"{result['best']['bleu']:.1f}",
                 f"{result['training']['steps']:,}",
                 f"{result['update_cost']:.2f}",

@@ -131,6 +131,7 @@ class TestTables:
             "name": "6+2 layers",
             "set": {"model.encoder_layers": 6, "model.decoder_layers": 2},
             "metrics": [{"name": "BLEU", "score": 41.26}],
+            "upper_cased": {"metrics": [{"name": "BLEU", "score": 5.06}], "bleu_lost": 36.2},
             "best": {"bleu": 40.02},
             "training": FIGURES,
             "update_cost": 1.234,
@@ -138,6 +139,6 @@ class TestTables:
         made = {"what": "ablation", "pair": "de-en", "device": "cpu", "machine": MACHINE, "minutes": 30.0}
         results(made | {"results": [recipe]})
         assert tables.ablation_table().splitlines()[2:] == [
-            "| de-en | 6+2 layers | `model.encoder_layers=6`, `model.decoder_layers=2` | 30 | 41.3 | 40.0 | 716 | 1.23"
-            " | CPU, 2 threads |"
+            "| de-en | 6+2 layers | `model.encoder_layers=6`, `model.decoder_layers=2` | 30 | 41.3 | 5.1 | 40.0 | 716"
+            " | 1.23 | CPU, 2 threads |"
         ]
