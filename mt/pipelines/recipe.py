@@ -261,7 +261,10 @@ def resolve(
     )
 
 
-MOST_BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}  # a CPU makes about as many in a second or two
+# What a CPU and a GPU get done in a time that people wait for: target tokens of an update, and numbers of updates.
+MOST_BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+LONGEST_WARMUP = {"cpu": 500, "cuda": 4_000}
+RAREST_VALIDATION = {"cpu": 1_000, "cuda": 5_000}
 
 
 def resolve_data(settings: Settings, facts: CorpusFacts, compute: Compute) -> DataConfig:
@@ -315,7 +318,8 @@ def resolve_training(
     like best, which was measured.
     """
     given = settings.said()["training"]
-    often = min(max(200, steps_per_epoch), 5_000, (given.get("max_steps") or 1 << 40) // 10)
+    rarest = RAREST_VALIDATION[compute.device.type]
+    often = min(max(200, steps_per_epoch), rarest, (given.get("max_steps") or 1 << 40) // 10)
     every = given.get("validate_every_steps", max(1, often))
     limited = bool(given.get("max_steps") or given.get("max_minutes"))
     consistency = given.get("consistency", "r-drop" if limited and facts.pairs < CONSISTENT_PAIRS else "off")
@@ -350,7 +354,7 @@ def resolve_optimizer(
     resolved = {
         "peak_learning_rate": (1e-3 if width >= 256 else 2e-3) * (256 / width) ** 0.5,
         "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",
-        "warmup_steps": min(max(200, steps_per_epoch), 4_000, longest_warmup),
+        "warmup_steps": min(max(200, steps_per_epoch), LONGEST_WARMUP[training.device], longest_warmup),
     }
     return build(OptimizerConfig, settings.section("optimizer", resolved), "optimizer")
 

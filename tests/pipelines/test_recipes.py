@@ -99,6 +99,18 @@ def test_an_update_is_a_four_hundredth_of_an_epoch_within_bounds(compute, most):
     assert sizes == [1_024, 2_560, most]
 
 
+@pytest.mark.parametrize(("compute", "warmup", "validation"), [(CPU, 500, 1_000), (CUDA, 4_000, 5_000)])
+def test_a_warm_up_and_the_time_between_validations_are_an_epoch_within_bounds(compute, warmup, validation):
+    def chosen(tokens, **limit):
+        config = recipe_of("small", limit, compute=compute, target_tokens=tokens, batch_tokens=1_000)
+        return config.optimizer.warmup_steps, config.training.validate_every_steps
+
+    assert chosen(100_000) == (200, 200)
+    assert chosen(450_000) == (450, 450)
+    assert chosen(50_000_000) == (warmup, validation)
+    assert chosen(50_000_000, max_steps=900) == (90, 90)
+
+
 @pytest.mark.parametrize(("given", "positions"), [({}, "rotary"), ({"positions": "sinusoidal"}, "sinusoidal")])
 def test_queries_and_keys_are_turned_unless_it_is_said(given, positions):
     settings = Settings()
@@ -144,10 +156,13 @@ def test_of_a_time_two_passes_do_not_begin_once_the_learning_rate_falls():
     assert recipe_of("small", {"max_minutes": 10}, decay_fraction=0.75).training.consistency_from == 0.25
 
 
-def recipe_of(preset, training, pairs=28_996, compute=CPU, target_tokens=455_488, **optimizer):
+def recipe_of(preset, training, pairs=28_996, compute=CPU, target_tokens=455_488, batch_tokens="auto", **optimizer):
     settings = Settings()
     model = {} if preset == "auto" else {"preset": preset}
-    settings.add({"data": {"train": [{"tsv": "text"}]}, "model": model, "training": training}, "test")
+    settings.add(
+        {"data": {"train": [{"tsv": "text"}], "batch_tokens": batch_tokens}, "model": model, "training": training},
+        "test",
+    )
     settings.add({"optimizer": optimizer}, "test")
     vocabularies, languages = (8_000, 8_000), ("de", "en")
     facts = CorpusFacts(pairs=pairs, target_tokens=target_tokens, vocabularies=vocabularies, languages=languages)
