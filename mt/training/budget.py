@@ -94,11 +94,6 @@ class Budget:
         closing = self.closing_validations * known + 2.0 if known else 0.1 * budget
         return budget - min(closing, MOST_CLOSING * budget)
 
-    def lacks_validation(self) -> bool:
-        """Whether a third of the minutes is over, and it is still not known how long a validation takes."""
-        unknown = self.config.max_minutes and not self.progress.validation_seconds
-        return bool(unknown and self.clock.elapsed() >= self.config.max_minutes * 60 / 3)
-
     def seconds_a_step(self) -> float:
         return (self.clock.elapsed() - self.session_start) / (self.progress.step - self.session_step)
 

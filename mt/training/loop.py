@@ -117,7 +117,7 @@ class Trainer:
                 self.log_interval()
                 if progress.guard.skipped_in_a_row >= PATIENCE:
                     raise Diverging
-            validating = self.has_to_be_judged() or self.budget.lacks_validation()
+            validating = self.has_to_be_judged()
             if validating or interrupted or progress.step % config.checkpoint_every_steps == 0:
                 self.save()
             if interrupted:

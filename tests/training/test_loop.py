@@ -760,17 +760,6 @@ def test_of_validations_the_last_one_says_how_long_they_take(tmp_path):
     assert trainer.progress.validation_seconds == 2.0
 
 
-@pytest.mark.parametrize(("minutes", "validated"), [(1.0, 21), (0.0, 60)])
-def test_when_a_third_of_the_minutes_is_over_it_is_known_how_long_a_validation_takes(tmp_path, minutes, validated):
-    limits = {"max_minutes": minutes, "max_steps": 60, "validate_every_steps": 100, "checkpoint_every_steps": 100}
-    trainer = make_trainer(tmp_path, **limits)
-    events, progress = events_of(trainer), trainer.progress
-    trainer.budget.clock = SimpleNamespace(elapsed=lambda: 0.98 * progress.step + 0.1 * len(events))
-    trainer.log_interval = lambda: None
-    trainer.run()
-    assert next(event["step"] for event in events if event["kind"] == "valid") == validated
-
-
 def test_the_time_that_compiling_takes_says_nothing_of_the_pace(tmp_path, monkeypatch):
     graphs = iter([0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     monkeypatch.setattr(loop, "compiled_graphs", lambda: next(graphs))
