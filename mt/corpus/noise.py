@@ -1,4 +1,4 @@
-"""What people do to a line before it is translated: capitals, title case, slips of the keyboard."""
+"""What people do to a line before it is translated: capitals, title case, no capitals, slips of the keyboard."""
 
 import random
 import re
@@ -9,8 +9,8 @@ SLIPS = 0.1  # share of the long words with a slip
 
 
 def noisy(line: str, generator: random.Random) -> str:
-    """The line in capitals, in title case or with typing errors, each as likely."""
-    return generator.choice((capitals, title_case, mistyped))(line, generator)
+    """The line in capitals, in title case, in lower case or with typing errors, each as likely."""
+    return generator.choice((capitals, title_case, lower_case, mistyped))(line, generator)
 
 
 def capitals(line: str, generator: random.Random) -> str:
@@ -19,6 +19,10 @@ def capitals(line: str, generator: random.Random) -> str:
 
 def title_case(line: str, generator: random.Random) -> str:
     return LETTER_AT_START.sub(lambda found: found[0].upper(), line)
+
+
+def lower_case(line: str, generator: random.Random) -> str:
+    return line.lower()
 
 
 def mistyped(line: str, generator: random.Random) -> str:

@@ -4,14 +4,15 @@ import random
 
 import pytest
 
-from mt.corpus.noise import capitals, mistyped, noisy, slip, title_case
+from mt.corpus.noise import capitals, lower_case, mistyped, noisy, slip, title_case
 
 LINE = "zwei große Hunde laufen l'été über 3 Straßen"
 
 
-def test_capitals_and_title_case_by_hand():
+def test_case_by_hand():
     generator = random.Random(1)
     assert capitals(LINE, generator) == "ZWEI GROSSE HUNDE LAUFEN L'ÉTÉ ÜBER 3 STRASSEN"
+    assert lower_case(LINE, generator) == "zwei große hunde laufen l'été über 3 straßen"
     assert title_case(LINE, generator) == "Zwei Große Hunde Laufen L'été Über 3 Straßen"
     assert title_case("it's a cafe\u0301s’ day", generator) == "It's A Cafe\u0301s’ Day"
 
@@ -42,6 +43,6 @@ def test_what_has_no_long_word_cannot_be_mistyped(line):
 
 def test_each_kind_of_noise_is_as_likely():
     generator = random.Random(1)
-    made = [noisy(LINE, generator) for _ in range(3000)]
-    for kind in (capitals, title_case):
+    made = [noisy(LINE, generator) for _ in range(4000)]
+    for kind in (capitals, title_case, lower_case):
         assert made.count(kind(LINE, generator)) == pytest.approx(1000, abs=150)

@@ -91,7 +91,7 @@ def test_some_sources_become_noisy_and_no_target_does(tokenizer, pairs):
     assert rows(drawn.target) == rows(pairs.target)
     lines = [tokenizer.decode(row[:-1]) for row in rows(drawn.source)]
     changed = [(line, before) for line, before in zip(lines, LINES, strict=True) if line != before]
-    assert 5 < len(changed) < 25  # of 48, 14 on average
+    assert 3 < len(changed) < 22  # of 48, 11 on average
     assert any(line == before.upper() for line, before in changed)
 
 
@@ -99,7 +99,8 @@ def test_noise_and_sampling_go_together(tokenizer, pairs):
     drawn = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
     again = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
     assert rows(drawn.source) == rows(again.source)
-    assert not set(LINES) & {tokenizer.decode(row[:-1]) for row in rows(drawn.source)}
+    same = sum(tokenizer.decode(row[:-1]) == line for row, line in zip(rows(drawn.source), LINES, strict=True))
+    assert 4 < same < 22  # of 48, 12 on average: they are in lower case anyway
     assert [tokenizer.decode(row[:-1]) for row in rows(drawn.target)] == LINES
 
 
