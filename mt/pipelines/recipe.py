@@ -253,7 +253,7 @@ def resolve(
     model = resolve_model(settings, facts, compute, share_embeddings=tokenizer.joint)
     steps_per_epoch = max(1, round(facts.target_tokens / data.batch_tokens))
     training = resolve_training(settings, facts, steps_per_epoch, compute, threads)
-    optimizer = resolve_optimizer(settings, steps_per_epoch, model.width, training)
+    optimizer = resolve_optimizer(settings, steps_per_epoch, model.width, training, compute)
     patience = 0 if training.max_steps or training.max_minutes else 10
     validation = build(ValidationConfig, settings.section("validation", {"patience": patience}), "validation")
     return RunConfig(
@@ -343,18 +343,18 @@ def resolve_training(
 
 
 def resolve_optimizer(
-    settings: Settings, steps_per_epoch: int, width: int, training: TrainingConfig
+    settings: Settings, steps_per_epoch: int, width: int, training: TrainingConfig, compute: Compute
 ) -> OptimizerConfig:
     """Wider models learn at lower rates, and those below 256 at twice what follows, as 128 did well by.
 
     The warm-up is an epoch, within bounds.
     """
     limited = training.max_steps or training.max_minutes
-    longest_warmup = max(1, (training.max_steps or 1 << 40) // 10)
+    longest = min(LONGEST_WARMUP[compute.device.type], max(1, (training.max_steps or 1 << 40) // 10))
     resolved = {
         "peak_learning_rate": (1e-3 if width >= 256 else 2e-3) * (256 / width) ** 0.5,
         "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",
-        "warmup_steps": min(max(200, steps_per_epoch), LONGEST_WARMUP[training.device], longest_warmup),
+        "warmup_steps": min(max(200, steps_per_epoch), longest),
     }
     return build(OptimizerConfig, settings.section("optimizer", resolved), "optimizer")
 
