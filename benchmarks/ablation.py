@@ -165,10 +165,11 @@ def main() -> None:
                 print(f"{name}: training for {options.minutes:g} minutes", file=sys.stderr)
                 train(options, languages, run.path, *options.train_flags, *set_flags(RECIPES[name]))
             metrics = evaluate(run, source, reference, options.device)
-            results.append(result(name, run, metrics))
+            found = result(name, run, metrics)
             if options.upper_case:
                 capitals = evaluate_upper_cased(run, source, reference, options.device)
-                results[-1]["upper_cased"] = upper_cased_record(metrics, capitals)
+                found["upper_cased"] = upper_cased_record(metrics, capitals)
+            results.append(found)
         except Failure as error:
             if name == BASE:
                 raise

@@ -208,7 +208,7 @@ class Settings:
 def preset_for(pairs: int, compute: Compute) -> str:
     """The size that a corpus of so many pairs can fill: on little text a large model is worse, not better.
 
-    A CPU would need weeks for *base*: what it is given is *small* at most.
+    A CPU is given *small* at most: what is larger learns too slowly there.
     """
     if pairs < 60_000:
         return "tiny"

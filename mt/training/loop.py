@@ -185,7 +185,6 @@ class Trainer:
         self.progress.guard = self.updater.guard.past()
         if graphs := compiled_graphs() - self.meter.graphs:
             self.log({"kind": "event", "event": "compiled", "graphs": graphs})
-            self.budget.restart_pace()  # without the time that it took to compile
         if skipped:
             self.log({"kind": "event", "event": "skipped", "updates": sum(skipped.values()), "reasons": skipped})
         if updates:

@@ -760,16 +760,6 @@ def test_of_validations_the_last_one_says_how_long_they_take(tmp_path):
     assert trainer.progress.validation_seconds == 2.0
 
 
-def test_the_time_that_compiling_takes_says_nothing_of_the_pace(tmp_path, monkeypatch):
-    graphs = iter([0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2])
-    monkeypatch.setattr(loop, "compiled_graphs", lambda: next(graphs))
-    trainer = make_trainer(tmp_path, max_steps=3)
-    restarted = []
-    trainer.budget.restart_pace = lambda: restarted.append(trainer.progress.step)
-    trainer.run()
-    assert len(restarted) == 1
-
-
 @pytest.mark.parametrize("stopped_by", ["a signal", "an error"])
 def test_a_validation_that_training_was_stopped_at_is_made_up_for(tmp_path, stopped_by):
     """What was learned up to there is saved before, and goes on as if nothing had been."""
