@@ -41,15 +41,17 @@ class Variation:
     tokenizers: tuple[Tokenizer, Tokenizer]
     sampling_alpha: float  # see `Tokenizer.sample`; 0: the best pieces
     noise_rate: float  # share of the sources that are made noisy
+    noise_from_epoch: int = 0  # before, all sources stay as they are
     max_tokens: int  # a sentence that would become longer stays as it is
     seed: int
 
-    def __call__(self, pairs: Pairs, indices: np.ndarray, *more_seeds: int) -> SentencePairs:
-        """These pairs, in this order."""
-        seeds = np.random.SeedSequence((self.seed, *more_seeds)).generate_state(2).tolist()
+    def __call__(self, pairs: Pairs, indices: np.ndarray, epoch: int, position: int) -> SentencePairs:
+        """These pairs, in this order, as they are learned at a place in training."""
+        seeds = np.random.SeedSequence((self.seed, epoch, position)).generate_state(2).tolist()
         source, target = self.tokenizers
+        noise_rate = self.noise_rate if epoch >= self.noise_from_epoch else 0.0
         return SentencePairs(
-            self.version(pairs.source, indices, source, self.noise_rate, seeds[0]),
+            self.version(pairs.source, indices, source, noise_rate, seeds[0]),
             self.version(pairs.target, indices, target, 0.0, seeds[1]),
         )
 

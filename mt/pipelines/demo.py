@@ -25,6 +25,7 @@ RECIPE: dict[str, Values] = {
     "training": {
         "max_minutes": 3.6,
         "consistency": "off",
+        "noise_rate": 0.0,
         "label_smoothing": 0.0,
         "validate_every_steps": 500,
         "log_every_steps": 100,

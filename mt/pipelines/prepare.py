@@ -34,6 +34,7 @@ from mt.pipelines.recipe import (
     Settings,
     cleaning_rules,
     corpus_files,
+    noise_rate_for,
     resolve,
     resolve_tokenizer,
 )
@@ -309,7 +310,7 @@ def prepare_run(
         for line in checked.report:
             logger.info("%s", line)
         tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
-        noise_rate = settings.section("training", {})["noise_rate"]
+        noise_rate = noise_rate_for(settings, checked.pairs)
         tokenizers = (
             start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
         )

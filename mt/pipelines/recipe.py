@@ -143,6 +143,7 @@ def read_recipe(path: Path) -> Values:
 
 # Settings that "auto" takes from another one.
 DEPENDENT = {
+    ("training", "noise_rate"): ("noise_from_epoch",),
     ("training", "consistency"): ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs"),
     ("data", "clean"): ("max_length_ratio",),
 }
@@ -308,6 +309,16 @@ def resolve_model(settings: Settings, facts: CorpusFacts, compute: Compute, *, s
 CONSISTENT_PAIRS = 300_000
 CONSISTENT_EPOCHS = 10
 
+# Little text is read so often that other versions of it teach more than it says itself, once it is known as it stands.
+NOISY_PAIRS = 300_000
+NOISE_RATE = 0.3
+NOISE_FROM_EPOCH = 5
+
+
+def noise_rate_for(settings: Settings, pairs: int) -> float:
+    """What was given, or what text of so many pairs does well by."""
+    return settings.said()["training"].get("noise_rate", NOISE_RATE if pairs < NOISY_PAIRS else 0.0)
+
 
 def resolve_training(
     settings: Settings, facts: CorpusFacts, steps_per_epoch: int, compute: Compute, threads: int
@@ -325,11 +336,14 @@ def resolve_training(
     consistency = given.get("consistency", "r-drop" if limited and facts.pairs < CONSISTENT_PAIRS else "off")
     passes = 1 if consistency == "off" else 2  # that memory must hold at a time
     decay = settings.section("optimizer", {})["decay_fraction"]
+    noise_rate = noise_rate_for(settings, facts.pairs)
     resolved = {
         "device": compute.device.type,
         "precision": compute.precision,
         "threads": threads,
         "compile": compute.on_cuda,
+        "noise_rate": noise_rate,
+        "noise_from_epoch": NOISE_FROM_EPOCH if noise_rate and "noise_rate" not in given else 0,
         "consistency": consistency,
         "consistency_from": min(0.3, 1 - decay) if passes == 2 and limited else 0.0,
         "consistency_epochs": CONSISTENT_EPOCHS if passes == 2 and "consistency" not in given else 0,

@@ -28,7 +28,13 @@ ARCHITECTURES = {"transformer": (ModelConfig, Transformer)}
 # What recipes did that are older than these settings, for which "auto" would choose something else now.
 OLDER: dict[str, Values] = {
     "model": {"positions": "sinusoidal"},
-    "training": {"consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0},
+    "training": {
+        "noise_rate": 0.0,
+        "noise_from_epoch": 0,
+        "consistency": "off",
+        "consistency_from": 0.0,
+        "consistency_epochs": 0,
+    },
 }
 DECODING_FIELDS = ("beam", "length_penalty", "max_length_ratio", "max_length_offset")
 

@@ -255,6 +255,7 @@ def batches_of(
             tokenizers=tokenizers,
             sampling_alpha=training.sampling_alpha,
             noise_rate=training.noise_rate,
+            noise_from_epoch=training.noise_from_epoch,
             max_tokens=config.data.max_tokens,
             seed=training.seed,
         )
@@ -334,6 +335,13 @@ def announce(
         compute.device, compute.precision, torch.get_num_threads(),
         f"; going on from step {progress.step:,}" if progress.step else "",
     )  # fmt: skip
+    training = prepared.config.training
+    if training.noise_rate:
+        logger.info(
+            "%.0f%% of the sources are in capitals, in lower or title case, or mistyped%s (training.noise_rate)",
+            100 * training.noise_rate,
+            f", from epoch {training.noise_from_epoch + 1} on" if training.noise_from_epoch else "",
+        )
     event = "resumed" if progress.step else "started"
     log({"kind": "event", "event": event, "parameters": parameters, "processes": ranks.count})
 

@@ -59,7 +59,7 @@ def test_a_draw_depends_on_the_seeds_alone(tokenizer, pairs):
 def test_a_sentence_that_would_become_too_long_stays_as_it_is(tokenizer, pairs):
     most = int(pairs.source.lengths.max())
     free, bound = (
-        rows(variation(tokenizer, max_tokens=tokens)(pairs, np.arange(40), 1).source) for tokens in (99, most)
+        rows(variation(tokenizer, max_tokens=tokens)(pairs, np.arange(40), 0, 1).source) for tokens in (99, most)
     )
     assert max(map(len, free)) > most
     for i, (there, here) in enumerate(zip(free, bound, strict=True)):
@@ -95,6 +95,22 @@ def test_some_sources_become_noisy_and_no_target_does(tokenizer, pairs):
     assert any(line == before.upper() for line, before in changed)
 
 
+def test_the_first_epochs_have_no_noise_where_that_is_asked_for(tokenizer, pairs):
+    late = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.5, noise_from_epoch=2)
+    always = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.5)
+    drawn = [rows(late(pairs, np.arange(48), epoch, 1).source) for epoch in range(4)]
+    assert drawn[0] == drawn[1] == rows(pairs.source)
+    assert drawn[2:] == [rows(always(pairs, np.arange(48), epoch, 1).source) for epoch in (2, 3)]
+    assert drawn[0] != drawn[2] != drawn[3]
+
+
+def test_memory_is_tried_with_noise(tokenizer, pairs):
+    late = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.9, noise_from_epoch=2)
+    batcher = Batcher(pairs, (tokenizer.specials, tokenizer.specials), torch.device("cpu"), late)
+    tried = batcher.parts_of([np.arange(48)], 0)
+    assert sum(part.source.tokens for part in tried) > batcher.batch(np.arange(48)).source.tokens
+
+
 def test_noise_and_sampling_go_together(tokenizer, pairs):
     drawn = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
     again = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
@@ -107,7 +123,7 @@ def test_noise_and_sampling_go_together(tokenizer, pairs):
 def test_what_is_unknown_to_a_tokenizer_is_not_lost(tokenizer):
     unknown = tokenizer.specials.unk
     sentences = Sentences([np.array([unknown, 5, 6, tokenizer.specials.eos])])
-    drawn = variation(tokenizer, noise_rate=1.0)(SentencePairs(sentences, sentences), np.array([0]), 1)
+    drawn = variation(tokenizer, noise_rate=1.0)(SentencePairs(sentences, sentences), np.array([0]), 0, 1)
     assert rows(drawn.source) == rows(drawn.target) == rows(sentences)
 
 

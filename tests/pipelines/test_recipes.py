@@ -156,6 +156,21 @@ def test_of_a_time_two_passes_do_not_begin_once_the_learning_rate_falls():
     assert recipe_of("small", {"max_minutes": 10}, decay_fraction=0.75).training.consistency_from == 0.25
 
 
+@pytest.mark.parametrize(
+    ("pairs", "said", "noise"),
+    [
+        (299_999, {}, (0.3, 5)),  # once little text is known as it stands
+        (300_000, {}, (0.0, 0)),
+        (299_999, {"noise_rate": 0.1}, (0.1, 0)),
+        (299_999, {"noise_rate": 0.0}, (0.0, 0)),
+        (300_000, {"noise_rate": 0.1, "noise_from_epoch": 2}, (0.1, 2)),
+    ],
+)
+def test_little_text_gets_noise_later_and_all_text_what_is_asked_for(pairs, said, noise):
+    training = recipe_of("auto", said, pairs).training
+    assert (training.noise_rate, training.noise_from_epoch) == noise
+
+
 def recipe_of(preset, training, pairs=28_996, compute=CPU, target_tokens=455_488, batch_tokens="auto", **optimizer):
     settings = Settings()
     model = {} if preset == "auto" else {"preset": preset}

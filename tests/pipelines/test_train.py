@@ -272,6 +272,7 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
         [training]
         max_steps = 1
         threads = 1
+        noise_rate = 0
         """
     )
     text = ["--valid", corpus / "valid.en", corpus / "valid.de"]
@@ -449,9 +450,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_two_passes_both_directions_variations_and_a_moving_average_are_resumed_exactly_too(
     train, mt, stop_after, monkeypatch, tmp_path
 ):
-    changes = ("consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3", "noise_rate=0.1", "ema_decay=0.9")
+    changes = (
+        "consistency=simcut", "bidirectional_epochs=1", "sampling_alpha=0.3", "noise_rate=0.1", "noise_from_epoch=1",
+        "ema_decay=0.9",
+    )  # fmt: skip
     recipe = [word for change in changes for word in ("--set", f"training.{change}")]
-    assert train(tmp_path / "whole", *recipe, steps=20).code == 0
+    outcome = train(tmp_path / "whole", *recipe, steps=20)
+    assert outcome.code == 0
+    assert "10% of the sources are in capitals, in lower or title case, or mistyped, from epoch 2 on" in outcome.err
     stop_after(7)
     assert train(tmp_path / "stopped", *recipe, steps=20).code == ExitCode.INTERRUPTED
     monkeypatch.undo()

@@ -77,8 +77,8 @@ def make_trainer(
         "seed": 1, "device": "cpu", "precision": "fp32", "threads": 1, "compile": False,
         "micro_batch_tokens": micro_batch_tokens,
         "validate_every_steps": 5, "checkpoint_every_steps": 5, "log_every_steps": 1,
-        "consistency": "off", "consistency_from": 0.0, "consistency_epochs": 0, "consistency_alpha": 0.0, "cutoff": 0.0,
-        "ema_decay": 0.9,
+        "noise_rate": 0.0, "noise_from_epoch": 0, "consistency": "off", "consistency_from": 0.0,
+        "consistency_epochs": 0, "consistency_alpha": 0.0, "cutoff": 0.0, "ema_decay": 0.9,
     }  # fmt: skip
     schedule = {"peak_learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0}
     training |= {key: given.pop(key) for key in list(given) if key in TrainingConfig.__dataclass_fields__}
@@ -217,6 +217,8 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         precision="fp32",
         threads=1,
         compile=False,
+        noise_rate=0.0,
+        noise_from_epoch=0,
         consistency="off",
         consistency_from=0.0,
         consistency_epochs=0,
