@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from measured import circumstances, preset_of, write_result
-from train import Failure, best_validation, provenance, training_figures
+from train import Failure, best_validation, log_records, provenance, training_figures
 
 from mt.errors import MTError
 from mt.pipelines.run_folder import RunFolder
@@ -29,13 +29,14 @@ def result(path: Path) -> dict[str, Any]:
     run = RunFolder(path)
     made, figures = provenance(run), training_figures(run)
     recipe = made["run_toml"]
+    decided = [record["begun"] for record in log_records(run) if record.get("event") == "consistency"]
     best = best_validation(figures)
     return {
         "preset": preset_of(recipe["model"]),
         "dropout": recipe["model"]["dropout"],
         "tokenizer": recipe["tokenizer"]["type"],
         "precision": recipe["training"]["precision"],
-        "besides": besides(recipe),
+        "besides": besides(recipe, two_passes=decided[-1:] == [True]),
         "seed": made["seed"],
         "steps": figures["steps"],
         "batch_tokens": recipe["data"]["batch_tokens"],
@@ -45,13 +46,18 @@ def result(path: Path) -> dict[str, Any]:
     }
 
 
-EXTRAS = ("consistency", "consistency_from", "sampling_alpha", "noise_rate", "bidirectional_epochs", "ema_decay")
+EXTRAS = (
+    "consistency", "consistency_from", "sampling_alpha", "noise_rate", "noise_from_epoch", "bidirectional_epochs",
+    "ema_decay",
+)  # fmt: skip
 
 
-def besides(recipe: dict[str, dict[str, Any]]) -> str:
+def besides(recipe: dict[str, dict[str, Any]], *, two_passes: bool) -> str:
     """How else a run was made to learn, where it was; older recipes know nothing of it."""
     training, method = recipe["training"], recipe["optimizer"].get("method", "adamw")
     chosen = {name: training[name] for name in EXTRAS if training.get(name, "off") not in ("off", 0)}
+    if not two_passes:  # a recipe may leave it open whether there will be any
+        chosen = {name: value for name, value in chosen.items() if not name.startswith("consistency")}
     positions = recipe["model"].get("positions", "sinusoidal")
     said = [f"{name} {value}" for name, value in chosen.items()]
     return ", ".join(said + [method] * (method != "adamw") + [positions] * (positions != "sinusoidal"))

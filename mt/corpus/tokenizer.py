@@ -62,6 +62,9 @@ class Specials:
     unk: int
 
 
+FEW_LINES = 100  # are encoded in less time than SentencePiece takes to start a thread for them
+
+
 class Tokenizer:
     """A SentencePiece model; `size` counts its pieces, and one more row when it has no `<pad>` of its own."""
 
@@ -91,6 +94,8 @@ class Tokenizer:
 
     def encode(self, lines: Sequence[str], threads: int = 1) -> list[list[int]]:
         """Ids of each line, without special ids."""
+        if len(lines) <= FEW_LINES:
+            return [self.processor.encode(line) for line in lines]
         return self.processor.encode(list(lines), num_threads=threads)
 
     def sample(self, lines: Sequence[str], alpha: float, seed: int) -> list[list[int]]:

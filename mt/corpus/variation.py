@@ -63,6 +63,8 @@ class Variation:
         changed = [
             i for i, ids in enumerate(sentences) if (noise[i] or self.sampling_alpha) and unknown not in ids.tolist()
         ]
+        if not changed:  # SentencePiece takes milliseconds to do nothing
+            return Sentences(sentences)
         lines = [tokenizer.decode(sentences[i].tolist()) for i in changed]
         lines = [noisy(line, generator) if noise[i] else line for i, line in zip(changed, lines, strict=True)]
         if self.sampling_alpha:

@@ -84,7 +84,7 @@ class MultiHeadAttention(nn.Module):
     def keys_values(self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None) -> KeysValues:
         """What `forward` attends to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D).
 
-        Keys are turned by a `rotation` (S or M, 2, D/2) where there is one.
+        Keys are turned by a `rotation` (S or M, 2, D) where there is one.
         """
         keys, values = self.key_value(x).chunk(2, dim=-1)
         if rotation is not None:
@@ -109,7 +109,7 @@ class MultiHeadAttention(nn.Module):
         """Attend from x (N, T, E), or sentences packed in (1, M, E), to two of (B, H, S, D); as x.
 
         Where N = B*K, the K rows of a sentence attend to the same keys: they are laid side by side as queries, so that
-        keys and values are never copied per beam.  Queries are turned by a `rotation` (T or M, 2, D/2) where there is
+        keys and values are never copied per beam.  Queries are turned by a `rotation` (T or M, 2, D) where there is
         one.
         """
         keys, values = keys_values

@@ -17,17 +17,21 @@ def sinusoids(positions: int, width: int) -> Tensor:
 
 
 def rotations(positions: int, head_size: int) -> Tensor:
-    """What `rotate` turns by: cosines and sines of the angles of each position, (positions, 2, D/2)."""
+    """What `rotate` multiplies by: cosines, and sines with their signs, of the angles of each position.
+
+    (positions, 2, D): a half for the first number of each point, a half for the second.
+    """
     found = angles(positions, head_size)
-    return torch.stack((found.cos(), found.sin()), dim=1).float()
+    cosines, sines = found.cos(), found.sin()
+    return torch.stack((torch.cat((cosines, cosines), dim=1), torch.cat((-sines, sines), dim=1)), dim=1).float()
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn queries or keys (N, T, H, D) by (T, 2, D/2): numbers i and i + D/2 are a point, which goes round by angle i.
+    """Turn queries or keys (N, T, H, D) by (T, 2, D): numbers i and i + D/2 are a point, which goes round by angle i.
 
     The product of a query and a key then depends on how far apart they stand (Su et al. 2021, RoFormer, section 3.2).
     """
-    cosines, sines = rotation.unsqueeze(2).unbind(1)  # each (T, 1, D/2)
-    first, second = x.float().chunk(2, dim=-1)
-    turned = (first * cosines - second * sines, second * cosines + first * sines)
-    return torch.cat(turned, dim=-1).to(x.dtype)
+    cosines, sines = rotation.unsqueeze(2).unbind(1)  # each (T, 1, D)
+    own = x.float()
+    other = own.roll(x.size(-1) // 2, dims=-1)  # of each point the other number
+    return torch.addcmul(own * cosines, other, sines).to(x.dtype)

@@ -42,8 +42,9 @@ def test_far_positions_are_exact_too():
     [(0, 0, 0.0), (0, 3, 0.0), (1, 0, 1.0), (3, 1, 3 / 10), (7, 2, 7 / 100), (9, 3, 9 / 1000)],
 )
 def test_a_position_is_an_angle_in_each_plane(position, plane, angle):
-    cosine, sine = rotations(10, 8)[position, :, plane].tolist()
-    assert (cosine, sine) == pytest.approx((math.cos(angle), math.sin(angle)), abs=1e-7)
+    first, second = rotations(10, 8)[position].unflatten(-1, (2, 4))[..., plane].T.tolist()
+    assert first == pytest.approx((math.cos(angle), -math.sin(angle)), abs=1e-7)
+    assert second == pytest.approx((math.cos(angle), math.sin(angle)), abs=1e-7)
 
 
 def test_the_first_position_turns_nothing_and_a_point_goes_round_counterclockwise():
