@@ -85,7 +85,7 @@ def test_line_breaks_decode_to_spaces(tokenizer):
 
 
 def test_many_lines_are_encoded_as_each_alone_with_any_number_of_threads(tokenizer):
-    lines = made_up_lines(50)
+    lines = made_up_lines(150)  # more than take no thread
     alone = [tokenizer.encode([line])[0] for line in lines]
     assert tokenizer.encode(lines) == tokenizer.encode(lines, threads=3) == alone
     assert tokenizer.encode([]) == []
