@@ -48,7 +48,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "SimCut": {"training.consistency": "simcut"},
     "both directions first": {"training.bidirectional_epochs": 3},
     "no noise": {"training.noise_rate": 0},
-    "noise from the first epoch": {"training.noise_rate": 0.3},
+    "noise from the first epoch": {"training.noise_from_epoch": 0},
     # As docs/training.md has it: larger updates at a higher rate.
     "Muon": {"optimizer.method": "muon", "data.batch_tokens": 2048, "optimizer.peak_learning_rate": 0.002},
     "no label smoothing": {"training.label_smoothing": 0},

@@ -29,14 +29,14 @@ def result(path: Path) -> dict[str, Any]:
     run = RunFolder(path)
     made, figures = provenance(run), training_figures(run)
     recipe = made["run_toml"]
-    decided = [record["begun"] for record in log_records(run) if record.get("event") == "consistency"]
+    decided = [record.get("begun", True) for record in log_records(run) if record.get("event") == "consistency"]
     best = best_validation(figures)
     return {
         "preset": preset_of(recipe["model"]),
         "dropout": recipe["model"]["dropout"],
         "tokenizer": recipe["tokenizer"]["type"],
         "precision": recipe["training"]["precision"],
-        "besides": besides(recipe, two_passes=decided[-1:] == [True]),
+        "besides": besides(recipe, two_passes=decided[-1:] != [False]),
         "seed": made["seed"],
         "steps": figures["steps"],
         "batch_tokens": recipe["data"]["batch_tokens"],

@@ -225,7 +225,8 @@ def claim(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.stat(path)  # whoever had it may have finished just now, and renamed it
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            raise BlockingIOError  # whoever had it has finished just now, and renamed it
     except (BlockingIOError, PermissionError, FileNotFoundError) as error:
         os.close(descriptor)
         hint = "wait until it has ended, or choose another --output"
@@ -253,15 +254,15 @@ def claimed(path: Path) -> Iterator[None]:
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Write `path` through `path.partial`: it appears under its own name complete and flushed, or not at all.
 
-    Devices, pipes and `/dev/stdout` cannot be renamed over: they are added to.  A link stays, what it leads to is
-    replaced.  Raises `DataError` when the disk is full, the place cannot be written, or another process writes
-    there; `BrokenPipeError` passes through.
+    Devices, pipes and `/dev/stdout` cannot be renamed over: they are added to, until nobody reads any more.  A link
+    stays, what it leads to is replaced.  Raises `DataError` when the disk is full, the place cannot be written, or
+    another process writes there; a `BrokenPipeError` of another file passes through.
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     place, partial = behind_links(path), None
     try:
         if not can_be_replaced(path):
-            with open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
+            with suppress(BrokenPipeError), open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
                 yield stream
             return
         place.parent.mkdir(parents=True, exist_ok=True)

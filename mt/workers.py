@@ -72,7 +72,7 @@ class Workers(Generic[Item, Result]):
             for number in range(len(items)):
                 while number not in done:
                     for connection in cast(list[Connection], wait(list(busy))):
-                        result, error = connection.recv()
+                        result, error = received(connection)
                         if error:
                             raise error
                         done[busy.pop(connection)] = result
@@ -92,6 +92,20 @@ class Workers(Generic[Item, Result]):
         self.processes = {}
 
 
+def received(connection: Connection) -> Any:
+    """What a worker has sent; raises `EOFError` where it ended before or meanwhile."""
+    try:
+        return connection.recv()
+    except OSError as error:
+        raise EOFError from error
+
+
+def end_with_parent(number: int) -> None:
+    """Have this process sent a signal when the thread that started it ends, where the system can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def serve(orders: Connection, function: Callable[[Any], Any], parent: int) -> None:
     """In a worker: answer items until the parent ends, computing with one thread; signals are the parent's business."""
     import torch
@@ -99,7 +113,7 @@ def serve(orders: Connection, function: Callable[[Any], Any], parent: int) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the thread that started it ends
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it has ended in between
         return
     torch.set_num_threads(1)

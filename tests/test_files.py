@@ -232,6 +232,35 @@ def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
     assert path.read_text() == "more"
 
 
+def test_a_file_that_was_finished_while_it_was_claimed_is_not_written_into(tmp_path, monkeypatch):
+    partial, finished = tmp_path / "out.partial", tmp_path / "out"
+    partial.write_text("finished\n")
+
+    def lock_late(descriptor, operation):
+        partial.rename(finished)  # by the process that had it, which ends
+        partial.write_text("")  # by a third one
+
+    monkeypatch.setattr(files.fcntl, "flock", lock_late)
+    with pytest.raises(DataError, match=r"another process writes .*out\.partial"), atomic_file(finished) as stream:
+        stream.write("mine\n")
+    assert finished.read_text() == "finished\n"
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_the_writing_silently(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    reached = []
+    with atomic_file(pipe) as stream:
+        stream.write("read\n")
+        stream.flush()
+        assert os.read(reader, 10) == b"read\n"
+        os.close(reader)
+        stream.write("x" * 100_000)
+        reached.append("after all was written")
+    assert not reached
+
+
 def test_a_folder_in_the_place_of_a_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="Is a directory"):
         write_text(tmp_path, "text")

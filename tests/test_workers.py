@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from mt.errors import DataError, DeviceError
-from mt.workers import CAN_FORK, Workers
+from mt.workers import CAN_FORK, Workers, received
 
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="no workers here")
 
@@ -94,6 +95,14 @@ def test_an_error_in_a_worker_is_raised_here(sharing):
 def test_a_worker_that_is_killed_is_one_clear_error(sharing):
     with pytest.raises(DeviceError, match="ended too early"):
         list(sharing(2, lambda item: os.kill(os.getpid(), signal.SIGKILL)).map([1]))
+
+
+def test_a_worker_that_is_killed_within_an_answer_has_ended_too_early_too():
+    here, there = get_context("fork").Pipe()
+    os.write(there.fileno(), struct.pack("!i", 1_000) + b"a part")
+    there.close()
+    with pytest.raises(EOFError):
+        received(here)
 
 
 def test_workers_ignore_the_interrupt_that_their_parent_handles(sharing):

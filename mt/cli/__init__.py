@@ -99,6 +99,8 @@ def main() -> NoReturn:
 
 
 def fail(error: MTError) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it is ending already
     if STATE["debug"]:
         logging.getLogger(__name__).exception("traceback")
     label = "" if isinstance(error, Interrupted) else "error: "

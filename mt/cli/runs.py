@@ -83,9 +83,10 @@ def train(
         return
     if devices:
         from mt.pipelines.launch import is_launched, launch, parse_devices
+        from mt.settings import AUTO
 
         if not is_launched():
-            launch(parse_devices(devices), sys.argv[1:])
+            launch(parse_devices(devices), settings.said()["training"].get("device", AUTO), sys.argv[1:])
             return
     train_run(
         TrainRequest(

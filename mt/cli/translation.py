@@ -51,7 +51,7 @@ def translate(
         if shard:
             raise ConfigError("--devices and --shard both divide the text", "many machines: see torchrun")
         if not is_launched():
-            translate_in_parts(parse_devices(devices), model, files or [], output, sys.argv[1:])
+            translate_in_parts(parse_devices(devices), device, model, files or [], output, sys.argv[1:])
             return
     from mt.pipelines.shards import parse_shard
     from mt.pipelines.translate import SearchRequest

@@ -280,7 +280,7 @@ class Batcher:
     def parts_of(self, updates: list[np.ndarray], micro_batch_tokens: int) -> list[Batch]:
         """This rank's micro-batches of some updates, one after another, varied as in most epochs."""
         epoch = self.variation.noise_from_epoch if self.variation else 0
-        learned = [self.as_learned(indices, epoch, position) for position, indices in enumerate(updates)]
+        learned = [self.as_learned(indices, epoch, position) for position, indices in enumerate(updates, 1)]
         return [part for pairs, indices in learned for part in self.own_parts(pairs, indices, micro_batch_tokens)]
 
     def as_learned(self, indices: np.ndarray, epoch: int, position: int) -> tuple[Pairs, np.ndarray]:

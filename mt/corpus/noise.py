@@ -3,8 +3,11 @@
 import random
 import re
 
+WORDS = re.compile(r"(?<!\S)[^\s\d<>{}%&@/\\_]+(?!\S)")  # and no tags, names of variables, addresses or codes
 LETTER_AT_START = re.compile("(?<![\\w'’\u0300-\u036f])\\w")  # an apostrophe and an accent are within a word
-LONG_WORD = re.compile(r"[^\W\d_]{4,}")  # of four letters and more
+# Scripts without spaces have no words to be seen: Thai, Lao, Burmese, Khmer, kana, Han.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+LONG_WORD = re.compile(rf"(?:(?![{UNSPACED}])[^\W\d_]){{4,}}")  # of four letters and more
 SLIPS = 0.1  # share of the long words with a slip
 
 
@@ -14,20 +17,20 @@ def noisy(line: str, generator: random.Random) -> str:
 
 
 def capitals(line: str, generator: random.Random) -> str:
-    return line.upper()
+    return WORDS.sub(lambda word: word[0].upper(), line)
 
 
 def title_case(line: str, generator: random.Random) -> str:
-    return LETTER_AT_START.sub(lambda found: found[0].upper(), line)
+    return WORDS.sub(lambda word: LETTER_AT_START.sub(lambda letter: letter[0].upper(), word[0]), line)
 
 
 def lower_case(line: str, generator: random.Random) -> str:
-    return line.lower()
+    return WORDS.sub(lambda word: word[0].lower(), line)
 
 
 def mistyped(line: str, generator: random.Random) -> str:
     """One letter left out, doubled, or changed with its neighbour, in some of the long words, in one at the least."""
-    words = list(LONG_WORD.finditer(line))
+    words = [found for word in WORDS.finditer(line) for found in LONG_WORD.finditer(line, *word.span())]
     count = min(len(words), max(1, round(SLIPS * len(words))))
     for word in sorted(generator.sample(words, count), key=lambda word: -word.start()):
         line = line[: word.start()] + slip(word[0], generator) + line[word.end() :]

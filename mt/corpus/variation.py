@@ -46,10 +46,11 @@ class Variation:
     seed: int
 
     def __call__(self, pairs: Pairs, indices: np.ndarray, epoch: int, position: int) -> SentencePairs:
-        """These pairs, in this order, as they are learned at a place in training."""
+        """These pairs, in this order, as they are learned where training then stands at an epoch and a position."""
         seeds = np.random.SeedSequence((self.seed, epoch, position)).generate_state(2).tolist()
         source, target = self.tokenizers
-        noise_rate = self.noise_rate if epoch >= self.noise_from_epoch else 0.0
+        own_epoch = epoch - (position == 0)  # after the last update of an epoch training stands at the next one
+        noise_rate = self.noise_rate if own_epoch >= self.noise_from_epoch else 0.0
         return SentencePairs(
             self.version(pairs.source, indices, source, noise_rate, seeds[0]),
             self.version(pairs.target, indices, target, 0.0, seeds[1]),
@@ -72,6 +73,6 @@ class Variation:
         else:
             encoded = tokenizer.encode(lines)
         for i, ids in zip(changed, encoded, strict=True):
-            if len(ids) < self.max_tokens:
+            if len(ids) < self.max_tokens and unknown not in ids:
                 sentences[i] = np.array([*ids, tokenizer.specials.eos])
         return Sentences(sentences)

@@ -164,7 +164,7 @@ def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
 def allowed_log_probs(logits: Tensor, limits: Tensor, length: int, rules: Rules) -> Tensor:
     """Log-probabilities (B, K, V) of the next token, or logits, -inf where it may not come after `length` tokens."""
     log_probs = logits.log_softmax(-1) if rules.scored else logits
-    log_probs[..., rules.forbidden] = -torch.inf
+    log_probs.index_fill_(-1, rules.forbidden, -torch.inf)  # an assignment would wait for the device
     if length + 1 >= rules.shortest_limit:
         ending = log_probs[..., rules.eos].clone()
         log_probs.masked_fill_((limits <= length + 1)[:, None, None], -torch.inf)

@@ -77,6 +77,7 @@ class DecoderState:
     memory: list[KeysValues]  # a layer: two of (B, H, S, D)
     memory_bias: Tensor | None  # (B, 1, 1, S): 0 at words, -inf at padding; None when there is no padding
     past: list[Past] = field(default_factory=list)
+    beams: int = 1  # K, at most, of a past
     past_bias: Tensor | None = None  # (B, 1, K, P): 0 at keys in a beam's own past, -inf at others
     position: int = 0  # tokens decoded so far
     projection: Callable[[Tensor], Tensor] | None = None  # to some of the vocabulary; None: to all of it
@@ -90,24 +91,26 @@ class DecoderState:
             bias = keys.new_zeros(len(keys), 1, 1, keys.size(2))
         if bias is not None:
             bias = hiding(bias.to(keys.dtype))  # once, and not in every layer at every token
-        return DecoderState(memory, bias, past, projection=self.projection)
+        return DecoderState(memory, bias, past, beams, projection=self.projection)
 
     def next_token(self, rows: int) -> Tensor | None:
         """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.
 
-        None where a sentence has had one beam only, whose past all keys are, and nothing fills up.
+        None where there is one beam only, whose past all keys are, and nothing fills up.
         """
         keys = self.memory[0][0]
         B = len(keys)
         K = rows // B
         self.position += 1
+        if self.beams == 1:
+            few = self.position < SHORTEST_ROW[keys.device.type]
+            return hiding(keys.new_zeros(1, 1, 1, self.position)) if few else None
         own = keys.new_full((K, K), -torch.inf).fill_diagonal_(0.0)
         bias = own.expand(B, 1, K, K)
         if self.past_bias is not None:
             bias = torch.cat((self.past_bias, bias), dim=-1)
         self.past_bias = bias
-        few = bias.size(-1) < SHORTEST_ROW[bias.device.type]
-        return hiding(bias) if K > 1 or few else None
+        return hiding(bias)
 
     def reorder(self, parents: Tensor) -> None:
         """Let beam k of sentence b go on from what its beam parents[b, k] has decoded; there may be more now."""

@@ -115,7 +115,7 @@ class Transformer(nn.Module):
 
     def projection_to(self, candidates: Tensor) -> Callable[[Tensor], Tensor]:
         """The projection to some ids (C,) of the vocabulary, computed as that to all of it; for a state to carry."""
-        rows = self.output_weight[candidates]
+        rows = as_factor(self.output_weight[candidates])  # once, and not at every token
         return type(self.projection)(rows, None) if self.projection else partial(nn.functional.linear, weight=rows)
 
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:

@@ -173,7 +173,8 @@ def training_of(work: Work, updates: int) -> Iterator[Repetition]:
     updater = make_updater(config, compute)
     updater.model.train()
     at_a_time = micro_batch_tokens(config, updater, work.batcher, work.sampler)
-    steps = enumerate(work.batcher.updates(work.sampler, at_a_time, 0, 0), 1)
+    epoch = config.training.noise_from_epoch  # with noise, if there is any, as most of training is
+    steps = enumerate(work.batcher.updates(work.sampler, at_a_time, epoch, 0), 1)
     while True:
         done: list[Batch] = []
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from mt.files import can_be_replaced, open_binary
 from mt.pipelines.resumable import join
 from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.shards import Shard, check_divisible
+from mt.workers import end_with_parent
 
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
 OWN = "mt-"  # and how it begins where `launch` has said it
@@ -40,23 +41,25 @@ def visible(devices: list[str]) -> list[str]:
 
 
 def is_launched() -> bool:
-    """Whether this process is one that `launch` has started; raises `ConfigError` for one of torchrun's."""
+    """Whether `launch` has started this process; if so it ends with it.  Raises `ConfigError` for one of torchrun's."""
     run_id = os.environ.get(RUN_ID, "")
     if run_id and not run_id.startswith(OWN):
         raise ConfigError(
             "--devices would start more processes in each that torchrun has started",
             "leave it out: each process of torchrun takes the device of its rank",
         )
+    if run_id:
+        end_with_parent(signal.SIGTERM)  # else it would go on with the work, and hold the files, of one that was killed
     return bool(run_id)
 
 
-def launch(devices: list[str], arguments: list[str]) -> None:
-    """Run `mt ARGUMENTS` in a process for each device; each finds its own by its rank.
+def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
+    """Run `mt ARGUMENTS` in a process for each device, of a kind auto, cpu or cuda; each finds its own by its rank.
 
     Ends the program with the code of the process that failed first, which has said why; raises `DeviceError` where one
     was killed.
     """
-    if torch.cuda.is_available():
+    if kind != "cpu" and torch.cuda.is_available():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible(devices))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds in which a stopped process may save
     logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why
@@ -86,7 +89,7 @@ def launch(devices: list[str], arguments: list[str]) -> None:
 
 
 def translate_in_parts(
-    devices: list[str], models: list[Path], files: list[Path], output: Path | None, arguments: list[str]
+    devices: list[str], kind: str, models: list[Path], files: list[Path], output: Path | None, arguments: list[str]
 ) -> None:
     """Run `mt ARGUMENTS`, which translates files, in a process for each device, and join what they write.
 
@@ -102,6 +105,6 @@ def translate_in_parts(
     check_divisible(files)
     for file in files:
         open_binary(file).close()
-    launch(devices, arguments)
+    launch(devices, kind, arguments)
     if len(devices) > 1:  # one alone writes the output itself
         join([Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)], output)

@@ -143,7 +143,6 @@ def read_recipe(path: Path) -> Values:
 
 # Settings that "auto" takes from another one.
 DEPENDENT = {
-    ("training", "noise_rate"): ("noise_from_epoch",),
     ("training", "consistency"): ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs"),
     ("data", "clean"): ("max_length_ratio",),
 }
@@ -316,8 +315,10 @@ NOISE_FROM_EPOCH = 5
 
 
 def noise_rate_for(settings: Settings, pairs: int) -> float:
-    """What was given, or what text of so many pairs does well by."""
-    return settings.said()["training"].get("noise_rate", NOISE_RATE if pairs < NOISY_PAIRS else 0.0)
+    """What was given, or what text of so many pairs does well by; a given tokenizer may have no pieces for capitals."""
+    said = settings.said()
+    fitting = pairs < NOISY_PAIRS and not said["tokenizer"].get("files")
+    return said["training"].get("noise_rate", NOISE_RATE if fitting else 0.0)
 
 
 def resolve_training(
@@ -343,7 +344,7 @@ def resolve_training(
         "threads": threads,
         "compile": compute.on_cuda,
         "noise_rate": noise_rate,
-        "noise_from_epoch": NOISE_FROM_EPOCH if noise_rate and "noise_rate" not in given else 0,
+        "noise_from_epoch": NOISE_FROM_EPOCH if noise_rate else 0,
         "consistency": consistency,
         "consistency_from": min(0.3, 1 - decay) if passes == 2 and limited else 0.0,
         "consistency_epochs": CONSISTENT_EPOCHS if passes == 2 and "consistency" not in given else 0,

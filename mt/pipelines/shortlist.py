@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from mt.corpus.encoded import EncodedCorpus
-from mt.corpus.lexicon import learn_lexicon, sample_pairs
+from mt.corpus.lexicon import SentencePair, learn_lexicon, sample_pairs
 from mt.corpus.tokenizer import Tokenizer
+from mt.corpus.variation import SentencePairs, Sentences, Variation
 from mt.errors import DataError, ModelError, MTError
 from mt.pipelines.prepare import Texts, read_or_encode
 from mt.pipelines.recipe import Settings
@@ -30,7 +31,7 @@ def make_shortlist(path: Path, pieces: int) -> None:
     """
     run = RunFolder(path)
     source, target = tokenizers = load_tokenizers(run, run.read_config())
-    pairs = sample_pairs(training_text(run, tokenizers), LINKS, seed=1)
+    pairs = as_learned(run, tokenizers, sample_pairs(training_text(run, tokenizers), LINKS, seed=1))
     lexicon = learn_lexicon(pairs, target.size)
     # What has few translations is rare: with one vocabulary for both sides it is kept as it stands, as names are.
     fill = np.arange(source.size) if source is target else np.full(source.size, target.specials.eos)
@@ -43,6 +44,23 @@ def make_shortlist(path: Path, pieces: int) -> None:
         "%s: %s target pieces for each source piece, learnt from %s pairs, and %s for any sentence",
         run.shortlist, f"{pieces:,}", f"{len(pairs):,}", f"{len(always):,}",
     )  # fmt: skip
+
+
+def as_learned(
+    run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer], pairs: list[SentencePair]
+) -> list[SentencePair]:
+    """The pairs with the noise that a run has learned them with: words in capitals need translations, too."""
+    recipe = run.read_recipe()
+    variation = Variation(
+        tokenizers=tokenizers,
+        sampling_alpha=0.0,
+        noise_rate=recipe["training"]["noise_rate"],
+        max_tokens=recipe["data"]["max_tokens"],
+        seed=1,
+    )
+    source, target = (Sentences(side) for side in zip(*pairs, strict=True))
+    noisy = variation(SentencePairs(source, target), np.arange(len(pairs)), 1, 0)
+    return list(zip(noisy.source.sentences, noisy.target.sentences, strict=True))
 
 
 def training_text(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> EncodedCorpus:

@@ -38,7 +38,7 @@ from mt.pipelines.resume import (
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 from mt.pipelines.tensorboard import Board, import_writer
 from mt.pipelines.validation import Validation, choose_length_penalty, choose_weights, closing_validations
-from mt.settings import AUTO
+from mt.settings import AUTO, Values
 from mt.training.budget import Budget, Clock, Progress
 from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
 from mt.training.compiled import compile_layers, compiled_graphs
@@ -149,8 +149,11 @@ def with_origin(settings: Settings, start: LoadedModel) -> Settings:
     """
     run, own = RunFolder(start.path), Settings()
     own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
+    noise: Values = {"noise_rate": 0.0}  # for which a tokenizer must have pieces
     if run.recipe.is_file():  # an average has none
-        own.add({"tokenizer": run.read_recipe()["tokenizer"]}, str(run.recipe))
+        recipe = run.read_recipe()
+        own.add({"tokenizer": recipe["tokenizer"]}, str(run.recipe))
+        noise = {key: recipe["training"][key] for key in ("noise_rate", "noise_from_epoch")}
     said = settings.said()
     dropouts = {key: said["model"].pop(key) for key in DROPOUTS if key in said["model"]}
     said["model"] = PRESETS.get(said["model"].pop("preset", ""), {}) | said["model"]
@@ -162,7 +165,11 @@ def with_origin(settings: Settings, start: LoadedModel) -> Settings:
                     f"{section}.{key} is {value}; the run that --from names has {has.get(key, 'a tokenizer')}",
                     "leave it out: --from brings the tokenizer and the shape of its run",
                 )
-    given = settings.given | {"tokenizer": own.given["tokenizer"], "model": own.given["model"] | dropouts}
+    given = settings.given | {
+        "tokenizer": own.given["tokenizer"],
+        "model": own.given["model"] | dropouts,
+        "training": noise | said["training"],
+    }
     return Settings({name: dict(values) for name, values in given.items()})
 
 
@@ -338,9 +345,10 @@ def announce(
     training = prepared.config.training
     if training.noise_rate:
         logger.info(
-            "%.0f%% of the sources are in capitals, in lower or title case, or mistyped%s (training.noise_rate)",
+            "%s%.0f%% of the source sentences are learned in capitals, in lower or title case, or mistyped;"
+            " all as they stand with --set training.noise_rate=0",
+            f"after {training.noise_from_epoch} epochs " if training.noise_from_epoch else "",
             100 * training.noise_rate,
-            f", from epoch {training.noise_from_epoch + 1} on" if training.noise_from_epoch else "",
         )
     event = "resumed" if progress.step else "started"
     log({"kind": "event", "event": event, "parameters": parameters, "processes": ranks.count})

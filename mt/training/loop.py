@@ -109,6 +109,7 @@ class Trainer:
                 break
             self.plan_consistency()
             self.plan_decay()
+            self.tell_of_noise()
             self.update(update)
             progress.step += 1
             progress.epoch, progress.position = update.epoch, update.position
@@ -249,6 +250,12 @@ class Trainer:
                 self.log({"kind": "event", "event": "consistency", **begun})
             self.budget.restart_pace()  # which is another one from here on
         self.updater.consistent = bool(progress.consistent)
+
+    def tell_of_noise(self) -> None:
+        """Say in the log that the next update is the first with noise, where there have been some without."""
+        config, place = self.config, (self.progress.epoch, self.progress.position)
+        if config.noise_rate and config.noise_from_epoch and place == (config.noise_from_epoch, 0):
+            self.log({"kind": "event", "event": "noise", "rate": config.noise_rate})
 
     def plan_decay(self) -> None:
         """Fix where the learning rate begins to fall, once that is known, and keep the state before it."""

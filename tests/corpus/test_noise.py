@@ -17,6 +17,21 @@ def test_case_by_hand():
     assert title_case("it's a cafe\u0301s’ day", generator) == "It's A Cafe\u0301s’ Day"
 
 
+def test_what_is_no_word_stays_as_it_is():
+    line = "Öffne {datei} mit <b>fett</b> , &amp; a_b %s /home/du in 20er bei a@b.de"
+    for kind in (capitals, lower_case, title_case, mistyped):
+        words, before = kind(line, random.Random(1)).split(), line.split()
+        assert [word for word, old in zip(words, before, strict=True) if word != old]
+        kept = {old for word, old in zip(words, before, strict=True) if word == old}
+        assert kept >= {"{datei}", "<b>fett</b>", "&amp;", "a_b", "%s", "/home/du", "20er", "a@b.de"}
+
+
+def test_scripts_without_spaces_are_not_mistyped():
+    line = "他用手机给我发了一条消息 ฉันไม่รู้จักเขา これはペンです"
+    assert all(mistyped(line, random.Random(seed)) == line for seed in range(20))
+    assert any(mistyped(f"{line} Straße", random.Random(seed)) != f"{line} Straße" for seed in range(5))
+
+
 def test_slips_of_a_word_are_these():
     generator = random.Random(1)
     made = {slip("abcd", generator) for _ in range(200)}

@@ -96,12 +96,14 @@ def test_some_sources_become_noisy_and_no_target_does(tokenizer, pairs):
 
 
 def test_the_first_epochs_have_no_noise_where_that_is_asked_for(tokenizer, pairs):
-    late = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.5, noise_from_epoch=2)
-    always = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.5)
-    drawn = [rows(late(pairs, np.arange(48), epoch, 1).source) for epoch in range(4)]
-    assert drawn[0] == drawn[1] == rows(pairs.source)
-    assert drawn[2:] == [rows(always(pairs, np.arange(48), epoch, 1).source) for epoch in (2, 3)]
-    assert drawn[0] != drawn[2] != drawn[3]
+    order = BatchSampler(pairs, batch_tokens=200, seed=1)
+    late = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.9, noise_from_epoch=2)
+    epochs = {0: [], 1: [], 2: [], 3: []}
+    for indices, epoch, position in islice(order.updates(0, 0), 4 * len(order.epoch(0))):
+        drawn = rows(late(pairs, indices, epoch, position).source)
+        epochs[epoch - (position == 0)].append(drawn == [pairs.source[i].tolist() for i in indices])
+    assert all(epochs[0] + epochs[1])
+    assert not any(epochs[2] + epochs[3])
 
 
 def test_memory_is_tried_with_noise(tokenizer, pairs):

@@ -99,6 +99,25 @@ def test_ranks_killed_together_again_and_again_end_as_ranks_that_were_not(start,
         assert one.read_bytes() == other.read_bytes(), name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a process does not learn of its parent's end")
+def test_ranks_end_with_the_command_that_started_them_however_it_ends(start, tmp_path):
+    run = tmp_path / "run"
+    launcher = start(run, "--devices", "0,1", "--max-steps", "100000")
+    wait_until(lambda: sessions(run) == 1 and log_of(run)[-1]["step"] >= 5, run)
+    ranks = [process_of(rank, run) for rank in (0, 1)]
+    launcher.kill()
+    launcher.wait()
+    wait_until(lambda: not any(map(alive, ranks)), run)
+    assert start(run, "--max-steps", str(log_of(run)[-1]["step"] + 5)).wait(PATIENCE_SECONDS) == 0, messages_of(run)
+
+
+def alive(process: int) -> bool:
+    try:
+        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
 def test_a_rank_that_hangs_or_is_killed_ends_the_job_with_its_name_and_the_run_goes_on(start, tmp_path):
     run, together = tmp_path / "run", ("--devices", "0,1", "--max-steps", "100000")
 

@@ -10,6 +10,7 @@ import torch
 from mt.corpus.batching import Update
 from mt.device import Compute
 from mt.errors import ConfigError, DeviceError
+from mt.pipelines import launch
 from mt.pipelines.launch import parse_devices, visible
 from mt.pipelines.ranks import ALONE, Ranks, SharedUpdater
 from mt.training.checkpoint import Checkpoints
@@ -136,6 +137,22 @@ def test_one_process_alone_talks_to_itself():
 def test_every_item_is_one_ranks_own():
     parts = [Ranks(rank, 3).own(list(range(8))) for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "auto"])
+def test_processes_on_the_cpu_need_no_gpus(monkeypatch, kind):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    started = []
+    monkeypatch.setattr(launch, "elastic_launch", lambda *given: lambda *command: started.append(command))
+    if kind == "cpu":
+        launch.launch(["0", "1"], kind, ["train"])
+        assert [command[-1] for command in started] == ["train"]
+    else:
+        with pytest.raises(DeviceError, match="no CUDA device 1 here: there are 1"):
+            launch.launch(["0", "1"], kind, ["train"])
 
 
 @pytest.mark.parametrize(

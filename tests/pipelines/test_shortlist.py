@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -69,6 +70,16 @@ def test_a_small_vocabulary_is_frequent_as_a_whole_and_translations_stay_the_sam
     for one, other in zip(map(json.loads, short), map(json.loads, plain), strict=True):
         assert one["translation"] == other["translation"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_a_shortlist_is_learnt_from_text_as_the_run_has_learned_it(train, tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--set", "training.noise_rate=0.9", steps=1).code == 0
+    source, target = tokenizers = load_model(run).tokenizers
+    clean = [(ids, ids) for ids in (np.array([*each, source.specials.eos]) for each in source.encode(["one two"] * 50))]
+    learned = pipeline.as_learned(RunFolder(run), tokenizers, clean)
+    assert {source.decode(ids.tolist()) for ids, _ in learned} >= {"ONE TWO", "One Two", "one two"}
+    assert {target.decode(ids.tolist()) for _, ids in learned} == {"one two"}
 
 
 def test_a_shortlist_holds_what_the_text_says(narrow):

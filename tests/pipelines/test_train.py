@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import Tokenizer, TokenizerConfig
+from mt.corpus.variation import Variation
 from mt.device import Compute
 from mt.errors import ExitCode
 from mt.files import claimed
@@ -457,7 +458,7 @@ def test_two_passes_both_directions_variations_and_a_moving_average_are_resumed_
     recipe = [word for change in changes for word in ("--set", f"training.{change}")]
     outcome = train(tmp_path / "whole", *recipe, steps=20)
     assert outcome.code == 0
-    assert "10% of the sources are in capitals, in lower or title case, or mistyped, from epoch 2 on" in outcome.err
+    assert "after 1 epochs 10% of the source sentences are learned in capitals" in outcome.err
     stop_after(7)
     assert train(tmp_path / "stopped", *recipe, steps=20).code == ExitCode.INTERRUPTED
     monkeypatch.undo()
@@ -465,11 +466,25 @@ def test_two_passes_both_directions_variations_and_a_moving_average_are_resumed_
     assert_same_training(tmp_path / "stopped", tmp_path / "whole")
     assert (last_checkpoint(tmp_path / "whole") / "average.safetensors").is_file()
     events = [record for record in log_of(tmp_path / "whole") if record["kind"] == "event"]
-    names = ["started", "consistency", "decay", "averaged", "moving_average", "length_penalty", "finished"]
+    names = ["started", "consistency", "noise", "decay", "averaged", "moving_average", "length_penalty", "finished"]
     assert [record["event"] for record in events] == names
     assert sum(record.get("chosen", False) for record in events) <= 1
     settings = tomllib.loads((tmp_path / "whole" / "run.toml").read_text())["training"]
     assert (settings["consistency_alpha"], settings["cutoff"]) == (3.0, 0.05)
+
+
+def test_little_text_is_learned_with_noise_once_it_has_been_read_some_times(train, trained, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(pipeline, "Variation", lambda **settings: made.append(settings) or Variation(**settings))
+    run, flags = tmp_path / "run", ["--set", "training.noise_rate=auto", "--set", "training.noise_from_epoch=2"]
+    assert train(run, *flags).code == 0
+    training = tomllib.loads((run / "run.toml").read_text())["training"]
+    assert (training["noise_rate"], training["noise_from_epoch"]) == (0.3, 2)
+    assert [(each["noise_rate"], each["noise_from_epoch"]) for each in made] == [(0.3, 2)]
+    with_noise, without = (Tokenizer.load(folder / "tokenizer.model") for folder in (run, trained))
+    assert len(with_noise.encode(["SEVEN ELEVEN"])[0]) < len(without.encode(["SEVEN ELEVEN"])[0])
+    [begun] = [record["step"] for record in log_of(run) if record.get("event") == "noise"]
+    assert [Checkpoints(run).state(step)["epoch"] for step in (begun - begun % 10, begun - begun % 10 + 10)] == [1, 2]
 
 
 def test_learning_both_directions_needs_one_tokenizer_and_else_nothing_changes(train, run):
@@ -503,16 +518,20 @@ def test_a_choice_said_again_leaves_its_numbers_as_they_are(train, mt, tmp_path)
     assert after == {**before, "training": {**before["training"], "max_steps": 3}}
 
 
+KNOWN_LATER = ("consistency = ", "clean = ", "ema_decay", "noise_")
+
+
 def test_what_an_older_recipe_does_not_know_may_be_said_as_it_was(mt, run):
     recipe = (run / "run.toml").read_text()
-    known = [line for line in recipe.splitlines() if not line.startswith(("consistency = ", "clean = ", "ema_decay"))]
+    known = [line for line in recipe.splitlines() if not line.startswith(KNOWN_LATER)]
     (run / "run.toml").write_text("\n".join(known))
     said = ["--set", "training.consistency=off", "--set", "training.ema_decay=0"]
     outcome = mt("train", "--output", run, "--clean", "safe", *said)
     assert outcome.code == 0, outcome.err
     assert mt("train", "--output", run, "--clean", "strict").code == ExitCode.USAGE
     assert mt("train", "--output", run, "--max-steps", 42).code == 0
-    assert tomllib.loads((run / "run.toml").read_text())["training"]["consistency"] == "off"
+    after = tomllib.loads((run / "run.toml").read_text())["training"]
+    assert (after["consistency"], after["noise_rate"], after["noise_from_epoch"]) == ("off", 0.0, 0)
     outcome = mt("train", "--output", run, "--set", "training.ema_decay=0.9")
     assert (outcome.code, "training.ema_decay: 0.0 -> 0.9" in outcome.err) == (ExitCode.USAGE, True)
 
@@ -1192,6 +1211,7 @@ def test_from_takes_weights_tokenizer_and_architecture_and_a_fresh_optimizer(tra
     assert (new / "tokenizer.model").read_bytes() == (trained / "tokenizer.model").read_bytes()
     shapes = [json.loads((path / "config.json").read_text())["model"] for path in (new, trained)]
     assert {**shapes[0], "dropout": 0} == {**shapes[1], "dropout": 0}
+    assert tomllib.loads((new / "run.toml").read_text())["training"]["noise_rate"] == 0.0  # as its tokenizer is used to
     start = load_tensors(trained / "model.safetensors")
     for name, tensor in load_tensors(new / "model.safetensors").items():
         torch.testing.assert_close(tensor, start[name], atol=1e-9, rtol=0)
