@@ -145,6 +145,7 @@ def test_processes_on_the_cpu_need_no_gpus(monkeypatch, kind):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    monkeypatch.setattr(launch.logging, "disable", lambda level: None)
     started = []
     monkeypatch.setattr(launch, "elastic_launch", lambda *given: lambda *command: started.append(command))
     if kind == "cpu":

@@ -186,6 +186,7 @@ def test_agreement_is_learned(device, batch):
 def test_an_impossible_setting_is_refused(change, message):
     values = {"consistency": "r-drop", "consistency_from": 0.0, "consistency_epochs": 0, "consistency_alpha": 0.0}
     values |= {"cutoff": 0.0, "device": "cpu", "precision": "fp32", "threads": 1}
+    values |= {"noise_rate": 0.0, "noise_from_epoch": 0}
     values |= {"compile": False, "micro_batch_tokens": 0, "validate_every_steps": 1, "checkpoint_every_steps": 1}
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**values | change)
