@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mt.corpus.batching import pad_rows, padding_mask
+from mt.corpus.casing import without_capitals
 from mt.corpus.tokenizer import Tokenizer
 from mt.decoding.search import BATCH_SIZES, Hypothesis, SearchConfig, search
 from mt.decoding.shortlist import Shortlist
@@ -71,16 +72,21 @@ class Translator:
         config: SearchConfig,
         compute: Compute,
         *,
+        capitals: bool = True,
         shortlist: Shortlist | None = None,
         batch_tokens: int | None = None,
         threads: int = 1,
         workers: int = 1,
     ) -> None:
-        """With `workers` above 1 so many processes search; to be used in a `with` block then, which ends them."""
+        """Models that know no `capitals` are given lines in capitals in lower case.
+
+        With `workers` above 1 so many processes search; to be used in a `with` block then, which ends them.
+        """
         self.models = models
         self.tokenizers = self.source_tokenizer, self.target_tokenizer = tokenizers
         self.config = config
         self.compute = compute
+        self.capitals = capitals
         self.shortlist = shortlist
         self.batch_tokens = batch_tokens or default_batch_tokens(compute, config.beam)  # sentences x longest source
         self.threads = threads
@@ -102,7 +108,8 @@ class Translator:
             if line.strip():
                 number_of.setdefault(line, number)
         texts = list(number_of)
-        encoded = self.source_tokenizer.encode(texts, self.threads)
+        read = texts if self.capitals else [without_capitals(text) for text in texts]
+        encoded = self.source_tokenizer.encode(read, self.threads)
         sentences = [self.fit(ids, number_of[text]) for text, ids in zip(texts, encoded, strict=True)]
         found: dict[str, list[ScoredText]] = {}
         for batch, results in self.results(sentences):

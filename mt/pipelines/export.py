@@ -1,5 +1,6 @@
 """`mt export`: a trained model in the format of another toolkit, with its tokenizers."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from mt.errors import ConfigError, ModelError
 from mt.files import atomic_directory
 from mt.interop.ctranslate2 import TYPES, to_ctranslate2
 from mt.pipelines.run_folder import RunFolder, load_model
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("ctranslate2",)
 
@@ -20,6 +23,8 @@ def export(run: Path, form: str, output: Path, weights: str) -> None:
     if output.exists():
         raise ModelError(f"{output} is already there", "choose another --output")
     loaded = load_model(run)
+    if not loaded.capitals:
+        logger.warning("this model is to be given lines in capitals in lower case, which %s does not see to", form)
     record = RunFolder(run).read_config()
     spec = to_ctranslate2(loaded.model, loaded.tokenizers, weights)
     with atomic_directory(output) as folder:

@@ -152,7 +152,7 @@ def make_tokenizers(
 ) -> tuple[Tokenizer, Tokenizer]:
     """The tokenizers of source and target: given ones, else trained on a sample; the same object when joint.
 
-    They are trained on noise as a model is, so that the pieces of words in capitals are more than letters.
+    They are trained on noise as a model is, so that words in lower case have pieces of their own.
     """
     if config.files:
         given = {path: Tokenizer.load(Path(path)) for path in config.files}
@@ -290,6 +290,7 @@ class PreparedRun:
     tokenizers: tuple[Tokenizer, Tokenizer]
     data: PreparedData
     decoding: SearchConfig
+    capitals: bool  # whether the model learns them; with noise it learns lower case
 
     @property
     def specials(self) -> tuple[Specials, Specials]:
@@ -318,10 +319,12 @@ def prepare_run(
     else:
         tokenizers = load_tokenizers(run, run.read_config())
         tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
+        capitals = run.read_config().get("capitals", True)
     data = read_or_encode(run, settings, texts, tokenizers, checked)
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
     decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
     if new:
+        capitals = not config.training.noise_rate and (start is None or start.capitals)
         clear(run)
         run.write_tokenizers(*tokenizers)
         languages = (config.data.source_language, config.data.target_language)
@@ -332,10 +335,10 @@ def prepare_run(
             "corpora": texts.checksums,
             "started_from": str(start.path) if start else "",
         }
-        run.write_config(config.model, tokenizers, languages, decoding, provenance)
+        run.write_config(config.model, tokenizers, languages, decoding, provenance, capitals=capitals)
     for line in shares(texts.train, data.facts["pairs_of_corpora"], config.data.temperature):
         logger.info("%s", line)
-    return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding)
+    return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding, capitals=capitals)
 
 
 def shares(corpora: list[CorpusFiles], pairs: list[int], temperature: float) -> Iterator[str]:

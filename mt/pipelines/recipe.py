@@ -315,10 +315,8 @@ NOISE_FROM_EPOCH = 5
 
 
 def noise_rate_for(settings: Settings, pairs: int) -> float:
-    """What was given, or what text of so many pairs does well by; a given tokenizer may have no pieces for capitals."""
-    said = settings.said()
-    fitting = pairs < NOISY_PAIRS and not said["tokenizer"].get("files")
-    return said["training"].get("noise_rate", NOISE_RATE if fitting else 0.0)
+    """What was given, or what text of so many pairs does well by."""
+    return settings.said()["training"].get("noise_rate", NOISE_RATE if pairs < NOISY_PAIRS else 0.0)
 
 
 def resolve_training(

@@ -69,7 +69,7 @@ def event_line(record: Record) -> str:
                 return f"two passes over each sentence from now on ({record['method']})"
             return f"one pass over each sentence to the end: the text has been read {record['epochs']:,} times only"
         case "noise":
-            return f"{record['rate']:.0%} of the source sentences in capitals, in other case or mistyped from now on"
+            return f"{record['rate']:.0%} of the source sentences in other case or mistyped from now on"
         case "skipped":
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["reasons"].items())
             return f"warning: updates skipped since the last line: {record['updates']:,} ({reasons})"

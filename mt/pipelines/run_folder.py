@@ -132,6 +132,8 @@ class RunFolder:
         languages: tuple[str, str],
         decoding: SearchConfig,
         provenance: Values,
+        *,
+        capitals: bool,
     ) -> None:
         """Write config.json: all that is needed to use the weights, and where they come from."""
         shared = tokenizers[0] is tokenizers[1]
@@ -145,6 +147,7 @@ class RunFolder:
                 for side, name, tokenizer in zip(("source", "target"), names, tokenizers, strict=True)
             },
             "languages": {"source": languages[0], "target": languages[1]},
+            "capitals": capitals,
             "decoding": {name: getattr(decoding, name) for name in DECODING_FIELDS},
             "provenance": provenance,
         }
@@ -191,6 +194,7 @@ class LoadedModel:
     tokenizers: tuple[Tokenizer, Tokenizer]
     languages: tuple[str, str]
     decoding: SearchConfig
+    capitals: bool  # whether it knows them, or is to be given lines in capitals in lower case
 
 
 def load_tokenizers(run: RunFolder, record: dict[str, Any]) -> tuple[Tokenizer, Tokenizer]:
@@ -237,7 +241,7 @@ def load_model(path: Path, *, trained: bool = True) -> LoadedModel:
         if run.recipe.is_file() and not run.model.exists():
             raise ModelError(f"{run.model} does not exist yet", "mt train writes it after the first validation")
         load_weights(model, load_tensors(run.model), str(run.model))
-    return LoadedModel(path, model.eval(), tokenizers, languages, decoding)
+    return LoadedModel(path, model.eval(), tokenizers, languages, decoding, record.get("capitals", True))
 
 
 def load_shortlist(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> Shortlist:

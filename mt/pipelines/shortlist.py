@@ -49,7 +49,7 @@ def make_shortlist(path: Path, pieces: int) -> None:
 def as_learned(
     run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer], pairs: list[SentencePair]
 ) -> list[SentencePair]:
-    """The pairs with the noise that a run has learned them with: words in capitals need translations, too."""
+    """The pairs with the noise that a run has learned them with: words in lower case need translations, too."""
     recipe = run.read_recipe()
     variation = Variation(
         tokenizers=tokenizers,

@@ -149,7 +149,7 @@ def with_origin(settings: Settings, start: LoadedModel) -> Settings:
     """
     run, own = RunFolder(start.path), Settings()
     own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
-    noise: Values = {"noise_rate": 0.0}  # for which a tokenizer must have pieces
+    noise: Values = {"noise_rate": 0.0}
     if run.recipe.is_file():  # an average has none
         recipe = run.read_recipe()
         own.add({"tokenizer": recipe["tokenizer"]}, str(run.recipe))
@@ -345,7 +345,7 @@ def announce(
     training = prepared.config.training
     if training.noise_rate:
         logger.info(
-            "%s%.0f%% of the source sentences are learned in capitals, in lower or title case, or mistyped;"
+            "%s%.0f%% of the source sentences are learned in lower or title case, or mistyped;"
             " all as they stand with --set training.noise_rate=0",
             f"after {training.noise_from_epoch} epochs " if training.noise_from_epoch else "",
             100 * training.noise_rate,

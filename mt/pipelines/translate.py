@@ -85,6 +85,7 @@ def load_translator(request: SearchRequest) -> Translator:
         first.tokenizers,
         search_config(first.decoding, request),
         compute,
+        capitals=all(each.capitals for each in loaded),
         shortlist=load_shortlist(RunFolder(first.path), first.tokenizers) if request.shortlist else None,
         batch_tokens=request.batch_tokens,
         threads=threads,

@@ -70,7 +70,14 @@ class Validation:
         """This rank's share of the sources; on the CPU in float32, as `mt translate` does."""
         compute = self.compute if self.compute.on_cuda else Compute(self.compute.device, "fp32")
         threads = self.prepared.config.training.threads
-        translator = Translator([self.model], self.prepared.tokenizers, search, compute, threads=threads)
+        translator = Translator(
+            [self.model],
+            self.prepared.tokenizers,
+            search,
+            compute,
+            capitals=self.prepared.capitals,
+            threads=threads,
+        )
         return translator.translate(self.ranks.own(self.sources))
 
     def scores(self, translations: list[str], *metrics: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ class TrainingConfig:
     compile: bool = auto()  # the layers, at the start of each session; auto: on CUDA
     bidirectional_epochs: int = 0  # at first, with all pairs in both directions; needs one tokenizer for both sides
     sampling_alpha: float = 0.0  # pieces drawn anew each epoch: unigram 0.3, say; bpe 0.1; 0: always the best ones
-    noise_rate: float = auto()  # share of sources in capitals, in lower or title case, or mistyped, anew each epoch
+    noise_rate: float = auto()  # share of sources in lower or title case, or mistyped, anew each epoch
     noise_from_epoch: int = auto()  # the first so many epochs have no noise
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
     consistency: str = auto()  # off | r-drop | simcut: two passes over each sentence are made to predict alike

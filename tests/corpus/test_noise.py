@@ -4,26 +4,10 @@ import random
 
 import pytest
 
-from mt.corpus.noise import capitals, lower_case, mistyped, noisy, slip, title_case
+from mt.corpus.casing import lower_case, title_case
+from mt.corpus.noise import mistyped, noisy, slip
 
 LINE = "zwei große Hunde laufen l'été über 3 Straßen"
-
-
-def test_case_by_hand():
-    generator = random.Random(1)
-    assert capitals(LINE, generator) == "ZWEI GROSSE HUNDE LAUFEN L'ÉTÉ ÜBER 3 STRASSEN"
-    assert lower_case(LINE, generator) == "zwei große hunde laufen l'été über 3 straßen"
-    assert title_case(LINE, generator) == "Zwei Große Hunde Laufen L'été Über 3 Straßen"
-    assert title_case("it's a cafe\u0301s’ day", generator) == "It's A Cafe\u0301s’ Day"
-
-
-def test_what_is_no_word_stays_as_it_is():
-    line = "Öffne {datei} mit <b>fett</b> , &amp; a_b %s /home/du in 20er bei a@b.de"
-    for kind in (capitals, lower_case, title_case, mistyped):
-        words, before = kind(line, random.Random(1)).split(), line.split()
-        assert [word for word, old in zip(words, before, strict=True) if word != old]
-        kept = {old for word, old in zip(words, before, strict=True) if word == old}
-        assert kept >= {"{datei}", "<b>fett</b>", "&amp;", "a_b", "%s", "/home/du", "20er", "a@b.de"}
 
 
 def test_scripts_without_spaces_are_not_mistyped():
@@ -51,6 +35,12 @@ def test_more_long_words_have_more_slips():
     assert sum(word != "streng" for word in mistyped(line, random.Random(1)).split()) == 4
 
 
+def test_what_is_no_word_is_not_mistyped():
+    line = "Öffne {datei} mit <b>fett</b> a_bcde %stelle /home/du in 20000er bei anna@bern.de"
+    words = [mistyped(line, random.Random(seed)).split() for seed in range(20)]
+    assert {word for made in words for word in made[1:]} == set(line.split()[1:])
+
+
 @pytest.mark.parametrize("line", ["", "a bc 12 345", "。。。", "日本"])
 def test_what_has_no_long_word_cannot_be_mistyped(line):
     assert mistyped(line, random.Random(1)) == line
@@ -59,5 +49,5 @@ def test_what_has_no_long_word_cannot_be_mistyped(line):
 def test_each_kind_of_noise_is_as_likely():
     generator = random.Random(1)
     made = [noisy(LINE, generator) for _ in range(4000)]
-    for kind in (capitals, title_case, lower_case):
-        assert made.count(kind(LINE, generator)) == pytest.approx(1000, abs=150)
+    for kind in (title_case, lower_case):
+        assert made.count(kind(LINE)) == pytest.approx(4000 / 3, abs=170)

@@ -92,7 +92,7 @@ def test_some_sources_become_noisy_and_no_target_does(tokenizer, pairs):
     lines = [tokenizer.decode(row[:-1]) for row in rows(drawn.source)]
     changed = [(line, before) for line, before in zip(lines, LINES, strict=True) if line != before]
     assert 3 < len(changed) < 22  # of 48, 11 on average
-    assert any(line == before.upper() for line, before in changed)
+    assert any(line == before.title() for line, before in changed)
 
 
 def test_the_first_epochs_have_no_noise_where_that_is_asked_for(tokenizer, pairs):
@@ -118,7 +118,7 @@ def test_noise_and_sampling_go_together(tokenizer, pairs):
     again = variation(tokenizer, noise_rate=1.0)(pairs, np.arange(48), 0, 1)
     assert rows(drawn.source) == rows(again.source)
     same = sum(tokenizer.decode(row[:-1]) == line for row, line in zip(rows(drawn.source), LINES, strict=True))
-    assert 4 < same < 22  # of 48, 12 on average: they are in lower case anyway
+    assert 6 < same < 28  # of 48, 16 on average: they are in lower case anyway
     assert [tokenizer.decode(row[:-1]) for row in rows(drawn.target)] == LINES
 
 

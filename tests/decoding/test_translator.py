@@ -109,6 +109,16 @@ def test_order_is_kept_and_each_line_translated_as_alone(translator):
     assert len({translation.text for translation in translator.translate(LINES)}) > 1
 
 
+def test_lines_in_capitals_are_read_in_lower_case_where_the_model_knows_no_others(translator):
+    loud = [line.upper() for line in LINES]
+    shouted, spoken = translator.translate(loud), translator.translate(LINES)
+    assert [each.text for each in shouted] != [each.text for each in spoken]
+    translator.capitals = False
+    found = translator.translate([*loud, *LINES])
+    assert [each.source for each in found] == [*loud, *LINES]
+    assert [each.text for each in found] == [each.text for each in spoken] * 2
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 25, 40])
 def test_the_size_of_batches_changes_no_translation(translator, batch_tokens):
     lines = [f"{line} {word}" for line in LINES for word in ("now", "and then", "")]

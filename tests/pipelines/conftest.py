@@ -29,7 +29,7 @@ TINY = [
     "--set", "model.width=32", "--set", "model.heads=2", "--set", "model.feed_forward=64",
     "--set", "model.encoder_layers=1", "--set", "model.decoder_layers=1", "--set", "data.batch_tokens=200",
     "--set", "optimizer.warmup_steps=8", "--set", "optimizer.peak_learning_rate=0.003",
-    "--set", "training.noise_rate=0",  # so small a vocabulary has no room for capitals
+    "--set", "training.noise_rate=0",  # so small a vocabulary has no room for it
     "--set", "training.log_every_steps=5",
     "--set", "training.validate_every_steps=10", "--set", "training.checkpoint_every_steps=10",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """`mt export` as a user calls it."""
 
+import json
+import shutil
 import sys
 
 import pytest
@@ -12,6 +14,15 @@ def test_what_ctranslate2_is_given_translates(mt, trained, corpus, tmp_path):
     tokenizer = mt("tokenizer", "encode", "--model", tmp_path / "out" / "tokenizer.model", stdin=b"one two three\n")
     translator = ctranslate2.Translator(str(tmp_path / "out"))
     assert translator.translate_batch([tokenizer.out.split()])[0].hypotheses[0]
+
+
+def test_what_is_left_to_the_user_is_said(mt, trained, tmp_path):
+    pytest.importorskip("ctranslate2")
+    run = shutil.copytree(trained, tmp_path / "run")
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(record | {"capitals": False}))
+    outcome = mt("export", run, "--to", "ctranslate2", "--output", tmp_path / "out")
+    assert "lines in capitals in lower case, which ctranslate2 does not see to" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from mt.pipelines.recipe import (
     OWN_RECIPES,
     CorpusFacts,
     Settings,
-    noise_rate_for,
     resolve,
     resolve_model,
     resolve_tokenizer,
@@ -185,15 +184,6 @@ def test_of_a_time_two_passes_do_not_begin_once_the_learning_rate_falls():
 def test_little_text_gets_noise_later_and_all_text_what_is_asked_for(pairs, said, noise):
     training = recipe_of("auto", said, pairs).training
     assert (training.noise_rate, training.noise_from_epoch) == noise
-
-
-def test_a_given_tokenizer_may_have_no_pieces_for_noise():
-    settings = Settings()
-    assert noise_rate_for(settings, 1_000) == 0.3
-    settings.add({"tokenizer": {"files": ["own.model"]}}, "test")
-    assert noise_rate_for(settings, 1_000) == 0.0
-    settings.add({"training": {"noise_rate": 0.2}}, "test")
-    assert noise_rate_for(settings, 1_000) == 0.2
 
 
 def recipe_of(preset, training, pairs=28_996, compute=CPU, target_tokens=455_488, batch_tokens="auto", **optimizer):

@@ -78,7 +78,7 @@ def test_a_shortlist_is_learnt_from_text_as_the_run_has_learned_it(train, tmp_pa
     source, target = tokenizers = load_model(run).tokenizers
     clean = [(ids, ids) for ids in (np.array([*each, source.specials.eos]) for each in source.encode(["one two"] * 50))]
     learned = pipeline.as_learned(RunFolder(run), tokenizers, clean)
-    assert {source.decode(ids.tolist()) for ids, _ in learned} >= {"ONE TWO", "One Two", "one two"}
+    assert {source.decode(ids.tolist()) for ids, _ in learned} >= {"One Two", "one two"}
     assert {target.decode(ids.tolist()) for _, ids in learned} == {"one two"}
 
 

@@ -286,7 +286,7 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
 
 
 @pytest.mark.parametrize("joint", [True, False])
-def test_words_that_are_learned_in_capitals_have_pieces_in_capitals(corpus, joint):
+def test_words_that_are_learned_in_title_case_have_pieces_in_title_case(corpus, joint):
     files = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de")]
     text = prepare.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000, report=[])
     config = TokenizerConfig(vocabulary_size=330, joint=joint)
@@ -294,10 +294,10 @@ def test_words_that_are_learned_in_capitals_have_pieces_in_capitals(corpus, join
     def pieces(noise_rate, side, line):
         return len(prepare.make_tokenizers(text, config, seed=1, noise_rate=noise_rate)[side].encode([line])[0])
 
-    assert pieces(0.5, 0, "SEVEN ELEVEN") < pieces(0.0, 0, "SEVEN ELEVEN")
+    assert pieces(0.5, 0, "Seven Eleven") < pieces(0.0, 0, "Seven Eleven")
     assert pieces(0.5, 0, "seven eleven") == pieces(0.0, 0, "seven eleven")
     if not joint:  # what is written is not noisy
-        assert pieces(0.5, 1, "SEVEN ELEVEN") == pieces(0.0, 1, "SEVEN ELEVEN")
+        assert pieces(0.5, 1, "Seven Eleven") == pieces(0.0, 1, "Seven Eleven")
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_two_passes_both_directions_variations_and_a_moving_average_are_resumed_
     recipe = [word for change in changes for word in ("--set", f"training.{change}")]
     outcome = train(tmp_path / "whole", *recipe, steps=20)
     assert outcome.code == 0
-    assert "\n10% of the source sentences are learned in capitals" in outcome.err
+    assert "\n10% of the source sentences are learned in lower or title case" in outcome.err
     stop_after(7)
     assert train(tmp_path / "stopped", *recipe, steps=20).code == ExitCode.INTERRUPTED
     monkeypatch.undo()
@@ -486,7 +486,8 @@ def test_little_text_is_learned_with_noise_once_it_has_been_read_some_times(trai
     training = tomllib.loads((run / "run.toml").read_text())["training"]
     assert (training["noise_rate"], training["noise_from_epoch"]) == (0.3, 2)
     assert [(each["noise_rate"], each["noise_from_epoch"]) for each in made] == [(0.3, 2)]
-    assert rates == [0.3]  # so that there are pieces for words in capitals
+    assert json.loads((run / "config.json").read_text())["capitals"] is False  # it learns lower case instead
+    assert rates == [0.3]  # so that there are pieces for words in lower case
     [begun] = [record["step"] for record in log_of(run) if record.get("event") == "noise"]
     assert [Checkpoints(run).state(step)["epoch"] for step in (begun - begun % 10, begun - begun % 10 + 10)] == [1, 2]
 
@@ -1215,12 +1216,22 @@ def test_from_takes_weights_tokenizer_and_architecture_and_a_fresh_optimizer(tra
     assert (new / "tokenizer.model").read_bytes() == (trained / "tokenizer.model").read_bytes()
     shapes = [json.loads((path / "config.json").read_text())["model"] for path in (new, trained)]
     assert {**shapes[0], "dropout": 0} == {**shapes[1], "dropout": 0}
-    assert tomllib.loads((new / "run.toml").read_text())["training"]["noise_rate"] == 0.0  # as its tokenizer is used to
+    assert json.loads((new / "config.json").read_text())["capitals"] is True
+    assert tomllib.loads((new / "run.toml").read_text())["training"]["noise_rate"] == 0.0  # as it was
     start = load_tensors(trained / "model.safetensors")
     for name, tensor in load_tensors(new / "model.safetensors").items():
         torch.testing.assert_close(tensor, start[name], atol=1e-9, rtol=0)
     steps = load_tensors(last_checkpoint(new) / "optimizer.safetensors")
     assert {tensor.item() for name, tensor in steps.items() if name.endswith("/step")} == {1.0}
+
+
+def test_from_a_model_that_knows_no_capitals_comes_one_that_knows_none(train_from, trained, tmp_path):
+    quiet = shutil.copytree(trained, tmp_path / "quiet")
+    record = json.loads((quiet / "config.json").read_text())
+    (quiet / "config.json").write_text(json.dumps(record | {"capitals": False}))
+    outcome, new = train_from("--from", quiet)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((new / "config.json").read_text())["capitals"] is False
 
 
 def test_from_refuses_another_architecture(train_from):
