@@ -57,8 +57,9 @@ def arguments() -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> "tuple[PreparedRun, Compute]":
     """The text of the run, encoded, with its recipe: over it lies what the options say of the peer."""
-    from mt.pipelines.prepare import Texts, prepare_run
+    from mt.pipelines.prepare import prepare_again
     from mt.pipelines.recipe import Settings
+    from mt.pipelines.texts import Texts
     from mt.pipelines.train import choose_compute
 
     run = RunFolder(options.run)
@@ -71,7 +72,7 @@ def prepare(options: argparse.Namespace) -> "tuple[PreparedRun, Compute]":
     settings.add(saved, str(run.recipe))
     settings.add({"model": model, "data": {"batch_tokens": options.batch_tokens}, "training": training}, "command line")
     compute = choose_compute(settings)
-    prepared = prepare_run(run, settings, Texts.of(run, settings), compute, None, new=False)
+    prepared = prepare_again(run, settings, Texts.of(run, settings), compute)
     if not prepared.config.model.share_embeddings:
         raise ConfigError(f"{run.path} has two tokenizers, Marian one for both sides", "choose a run with a joint one")
     return prepared, compute

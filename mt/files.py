@@ -240,6 +240,7 @@ def claim(path: Path) -> int:
 def claimed(path: Path) -> Iterator[None]:
     """A block in which no other process has a `claim` to a file, which then goes; raises `DataError` where one has."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = claim(path)
     except OSError as error:
         raise writing_error(path, error) from error

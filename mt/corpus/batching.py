@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -110,6 +110,7 @@ class Update:
     position: int  # updates done of the epoch
 
 
+Place: TypeAlias = tuple[int, int]  # an epoch, and how many of its updates come before
 DRAWN_AT_A_TIME = 1 << 20  # sentences whose copies are counted: several numbers for each would fill memory
 
 
@@ -213,13 +214,13 @@ class BatchSampler:
         )
         return [max(updates, key=weight) for weight in weights]
 
-    def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, int, int]]:
-        """Endless updates from update `position` of `epoch` on, each with the epoch and position that follow it."""
+    def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, Place, Place]]:
+        """Endless updates from update `position` of `epoch` on, each with its own place and the one that follows."""
         while True:
             updates = self.epoch(epoch)
             for number in range(position, len(updates)):
                 last = number + 1 == len(updates)
-                yield updates[number], epoch + last, 0 if last else number + 1
+                yield updates[number], (epoch, number), (epoch + 1, 0) if last else (epoch, number + 1)
             epoch, position = epoch + 1, 0
 
 
@@ -269,10 +270,10 @@ class Batcher:
     def updates(self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int) -> Iterator[Update]:
         """What `sampler.updates` yields, as tensors; for a GPU they are made while it computes."""
 
-        def made(indices: np.ndarray, *place: int) -> Update:
-            pairs, indices = self.as_learned(indices, *place)
+        def made(indices: np.ndarray, place: Place, next_place: Place) -> Update:
+            pairs, indices = self.as_learned(indices, place)
             tokens = int(pairs.target.lengths[indices].sum())
-            return Update(self.own_parts(pairs, indices, micro_batch_tokens), tokens, *place)
+            return Update(self.own_parts(pairs, indices, micro_batch_tokens), tokens, *next_place)
 
         updates = (made(*update) for update in sampler.updates(epoch, position))
         return ahead(updates, AHEAD) if self.device.type == "cuda" else updates
@@ -280,14 +281,14 @@ class Batcher:
     def parts_of(self, updates: list[np.ndarray], micro_batch_tokens: int) -> list[Batch]:
         """This rank's micro-batches of some updates, one after another, varied as in most epochs."""
         epoch = self.variation.noise_from_epoch if self.variation else 0
-        learned = [self.as_learned(indices, epoch, position) for position, indices in enumerate(updates, 1)]
+        learned = [self.as_learned(indices, (epoch, number)) for number, indices in enumerate(updates)]
         return [part for pairs, indices in learned for part in self.own_parts(pairs, indices, micro_batch_tokens)]
 
-    def as_learned(self, indices: np.ndarray, epoch: int, position: int) -> tuple[Pairs, np.ndarray]:
-        """Where an update's sentences are found, varied for this place in training, and their numbers there."""
+    def as_learned(self, indices: np.ndarray, place: Place) -> tuple[Pairs, np.ndarray]:
+        """Where an update's sentences are found, varied for its place in training, and their numbers there."""
         if not self.variation:
             return self.corpus, indices
-        return self.variation(self.corpus, indices, epoch, position), np.arange(len(indices))
+        return self.variation(self.corpus, indices, *place), np.arange(len(indices))
 
     def own_parts(self, pairs: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[Batch]:
         """This rank's share of an update; where sentences are too few, one that brings no target to learn from."""

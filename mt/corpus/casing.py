@@ -1,25 +1,40 @@
-"""Letters great and small: a line in capitals is read in lower case, of which a model learns more."""
+"""Great letters and small ones: lines as they are written without, and lines in capitals, which are read so."""
 
 import re
-from collections import Counter
 from unicodedata import category
 
 WORDS = re.compile(r"(?<!\S)[^\s\d<>{}%&@/\\_]+(?!\S)")  # and no tags, names of variables, addresses or codes
 LETTER_AT_START = re.compile("(?<![\\w'’\u0300-\u036f])\\w")  # an apostrophe and an accent are within a word
-FEWEST_CAPITALS = 4  # of a line in capitals: "USA" and "OK" are written so in any line
+# Whose letters are great or small for reasons of their own: tags, placeholders, entities, names with digits, addresses.
+NO_TEXT = re.compile(r"(<[^<>]*>|\{[^{}]*\}|%\w+|&\w+;|\S*(?:[\d_@\\]|://)\S*)")
+FEWEST_CAPITALS = 6  # of a line in capitals: fewer may be "NATO", or "BMW AG"
 
 
 def lower_case(line: str) -> str:
-    """The line as it would be read if it were in capitals: ß is ss, which is all that SS can be read as."""
-    return WORDS.sub(lambda word: word[0].upper().lower(), line)
+    return WORDS.sub(lambda word: word[0].lower(), line)
 
 
 def title_case(line: str) -> str:
     return WORDS.sub(lambda word: LETTER_AT_START.sub(lambda letter: letter[0].title(), word[0]), line)
 
 
+def lower_case_of_capitals(line: str) -> str:
+    """As `without_capitals` would read the line if it were in capitals: ß is ss there."""
+    return WORDS.sub(lambda word: word[0].upper().lower(), line)
+
+
 def without_capitals(line: str) -> str:
-    """The line in lower case if every letter of its words is a capital, else as it is."""
-    kinds = Counter(map(category, "".join(WORDS.findall(line))))
-    others = kinds["Ll"] + kinds["Lt"] + kinds["Lo"]  # Lo: of scripts that have no capitals
-    return lower_case(line) if kinds["Lu"] >= FEWEST_CAPITALS and not others else line
+    """A line of capitals in lower case, other lines as they are; tags, names with digits and the like do not count."""
+    parts = NO_TEXT.split(line)
+    text = "".join(parts[::2])
+    if sum(map(str.isupper, text)) < FEWEST_CAPITALS or any(map(speaks_against_capitals, text)):
+        return line
+    parts[::2] = [part.lower() for part in parts[::2]]
+    return "".join(parts)
+
+
+def speaks_against_capitals(character: str) -> bool:
+    """Whether it is a letter that has a capital, or one of a script without any; ß has none, nor has º."""
+    capital = character.upper()
+    has_capital = len(capital) == 1 and capital != character
+    return has_capital or (category(character) == "Lo" and not character.islower())

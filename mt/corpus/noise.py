@@ -2,9 +2,8 @@
 
 import random
 import re
-from functools import partial
 
-from mt.corpus.casing import WORDS, lower_case, title_case
+from mt.corpus.casing import WORDS, lower_case, lower_case_of_capitals, title_case
 
 # Scripts without spaces have no words to be seen: Thai, Lao, Burmese, Khmer, kana, Han.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -14,7 +13,14 @@ SLIPS = 0.1  # share of the long words with a slip
 
 def noisy(line: str, generator: random.Random) -> str:
     """The line in title case, in lower case or with typing errors, each as likely."""
-    return generator.choice((title_case, lower_case, partial(mistyped, generator=generator)))(line)
+    match generator.randrange(6):
+        case 0 | 1:
+            return title_case(line)
+        case 2:
+            return lower_case(line)
+        case 3:
+            return lower_case_of_capitals(line)
+    return mistyped(line, generator)
 
 
 def mistyped(line: str, generator: random.Random) -> str:

@@ -45,12 +45,11 @@ class Variation:
     max_tokens: int  # a sentence that would become longer stays as it is
     seed: int
 
-    def __call__(self, pairs: Pairs, indices: np.ndarray, epoch: int, position: int) -> SentencePairs:
-        """These pairs, in this order, as they are learned where training then stands at an epoch and a position."""
-        seeds = np.random.SeedSequence((self.seed, epoch, position)).generate_state(2).tolist()
+    def __call__(self, pairs: Pairs, indices: np.ndarray, epoch: int, number: int) -> SentencePairs:
+        """These pairs, in this order, as they are learned in so many an update of an epoch."""
+        seeds = np.random.SeedSequence((self.seed, epoch, number)).generate_state(2).tolist()
         source, target = self.tokenizers
-        own_epoch = epoch - (position == 0)  # after the last update of an epoch training stands at the next one
-        noise_rate = self.noise_rate if own_epoch >= self.noise_from_epoch else 0.0
+        noise_rate = self.noise_rate if epoch >= self.noise_from_epoch else 0.0
         return SentencePairs(
             self.version(pairs.source, indices, source, noise_rate, seeds[0]),
             self.version(pairs.target, indices, target, 0.0, seeds[1]),

@@ -72,13 +72,13 @@ class Translator:
         config: SearchConfig,
         compute: Compute,
         *,
-        capitals: bool = True,
+        knows_capitals: bool = True,
         shortlist: Shortlist | None = None,
         batch_tokens: int | None = None,
         threads: int = 1,
         workers: int = 1,
     ) -> None:
-        """Models that know no `capitals` are given lines in capitals in lower case.
+        """Models that do not know capitals are given lines in capitals in lower case.
 
         With `workers` above 1 so many processes search; to be used in a `with` block then, which ends them.
         """
@@ -86,12 +86,12 @@ class Translator:
         self.tokenizers = self.source_tokenizer, self.target_tokenizer = tokenizers
         self.config = config
         self.compute = compute
-        self.capitals = capitals
+        self.knows_capitals = knows_capitals
         self.shortlist = shortlist
         self.batch_tokens = batch_tokens or default_batch_tokens(compute, config.beam)  # sentences x longest source
         self.threads = threads
         self.max_positions = min(model.config.max_positions for model in models)
-        self.searchers = workers  # processes
+        self.processes = workers
         self.workers = Workers(workers, self.translate_batch) if workers > 1 else None
 
     def __enter__(self) -> "Translator":
@@ -108,7 +108,7 @@ class Translator:
             if line.strip():
                 number_of.setdefault(line, number)
         texts = list(number_of)
-        read = texts if self.capitals else [without_capitals(text) for text in texts]
+        read = texts if self.knows_capitals else [without_capitals(text) for text in texts]
         encoded = self.source_tokenizer.encode(read, self.threads)
         sentences = [self.fit(ids, number_of[text]) for text, ids in zip(texts, encoded, strict=True)]
         found: dict[str, list[ScoredText]] = {}
@@ -131,11 +131,11 @@ class Translator:
 
     def results(self, sentences: list[list[int]]) -> Iterator[tuple[list[int], list[list[ScoredText]]]]:
         """Batches of numbers of sentences, each with the hypotheses of its sentences; workers share what is enough."""
-        share = sum(map(len, sentences)) // (BATCHES_A_WORKER * self.searchers)
-        shared = self.workers if share >= SMALLEST_BATCH_TOKENS else None
-        batches = list(self.batches(sentences, min(self.batch_tokens, share) if shared else self.batch_tokens))
+        tokens_each = sum(map(len, sentences)) // (BATCHES_A_WORKER * self.processes)
+        workers = self.workers if tokens_each >= SMALLEST_BATCH_TOKENS else None
+        batches = list(self.batches(sentences, min(self.batch_tokens, tokens_each) if workers else self.batch_tokens))
         sources = [[sentences[i] for i in batch] for batch in batches]
-        found = shared.map(sources) if shared else map(self.translate_batch, sources)
+        found = workers.map(sources) if workers else map(self.translate_batch, sources)
         return zip(batches, found, strict=True)
 
     def batches(self, sentences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:

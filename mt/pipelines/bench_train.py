@@ -19,10 +19,11 @@ from mt.corpus.tokenizer import Specials
 from mt.device import Compute
 from mt.model.cost import TRAINING_PRODUCTS, Product, training_flops, weight_products
 from mt.pipelines.measuring import device_name, seconds_of, spread
-from mt.pipelines.prepare import Texts, complete_recipe, read_or_encode
+from mt.pipelines.prepare import complete_recipe, read_or_encode
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.resume import OF_THE_MACHINE
 from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
+from mt.pipelines.texts import Texts
 from mt.pipelines.train import batches_of, choose_compute, make_updater, micro_batch_tokens
 from mt.training.optimizer import learning_rate
 

@@ -23,7 +23,7 @@ def export(run: Path, form: str, output: Path, weights: str) -> None:
     if output.exists():
         raise ModelError(f"{output} is already there", "choose another --output")
     loaded = load_model(run)
-    if not loaded.capitals:
+    if not loaded.knows_capitals:
         logger.warning("this model is to be given lines in capitals in lower case, which %s does not see to", form)
     record = RunFolder(run).read_config()
     spec = to_ctranslate2(loaded.model, loaded.tokenizers, weights)

@@ -25,7 +25,7 @@ def describe(path: Path) -> dict[str, Any]:
         "languages": record["languages"],
         "model": record["model"],
         "tokenizer": record["tokenizer"],
-        "capitals": record.get("capitals", True),
+        "knows_capitals": record["knows_capitals"],
         "decoding": record["decoding"],
         "training": {
             "step": state.get("step"),
@@ -54,7 +54,7 @@ def describe_as_text(record: dict[str, Any]) -> str:
         "vocabulary": " and ".join(
             dict.fromkeys(f"{side['size']:,} pieces ({side['file']})" for side in record["tokenizer"].values())
         ),
-        "lines in capitals": "are read " + ("as they stand" if record["capitals"] else "in lower case"),
+        "capitals": "lines in capitals are read " + ("as they stand" if record["knows_capitals"] else "in lower case"),
         "decoding": ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in record["decoding"].items()),
     }
     if training["step"] is not None:

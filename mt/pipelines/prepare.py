@@ -1,4 +1,4 @@
-"""From text files to encoded corpora: check, hold out, tokenize, encode, each once and kept in the cache.
+"""From checked text to encoded corpora and a complete recipe: what is encoded once is kept in the cache.
 
 The cache is keyed by the checksums of the texts and tokenizers and by the rules applied, so that a text that changed
 is not mistaken for the one encoded; `mt.pipelines.checksums` says when a change is noticed.
@@ -11,140 +11,36 @@ import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
 from mt.corpus.encoded import EncodedCorpus, encode_corpus
 from mt.corpus.noise import noisy
-from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs, sampling_weights
-from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, script_of, train_tokenizer
+from mt.corpus.parallel import CorpusFiles, sampling_weights
+from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, train_tokenizer
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
 from mt.errors import ConfigError, DataError
-from mt.files import alone_at, atomic_directory, can_be_read_only_once, read_json, read_lines, write_json, write_text
-from mt.pipelines.checksums import Checksums
+from mt.files import alone_at, atomic_directory, read_json, read_lines, write_json, write_text
 from mt.pipelines.recipe import (
     CorpusFacts,
     DataConfig,
     RunConfig,
     Settings,
     cleaning_rules,
-    corpus_files,
     noise_rate_for,
     resolve,
     resolve_tokenizer,
 )
-from mt.pipelines.run_folder import LoadedModel, RunFolder, load_tokenizers, versions
+from mt.pipelines.run_folder import LoadedModel, RunFolder, load_tokenizers
+from mt.pipelines.texts import CheckedText, Texts, cache_folder, check_text
 from mt.settings import Values, build, defaults
 from mt.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
-
-MUCH_OVERLAP = 0.02  # of the validation sources in the training text, above which scores are no longer honest
-SCRIPT_LINES = 1_000  # of each side decide which script it is written in
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """The text files of a run, and their checksums, training text first."""
-
-    train: list[CorpusFiles]
-    valid: list[CorpusFiles]
-    checksums: list[Values]
-    remembered: Checksums  # in the cache
-
-    @classmethod
-    def of(cls, run: RunFolder, settings: Settings) -> "Texts":
-        """The files that the settings of a run name; raises `DataError` when one cannot be read, or only once."""
-        data = settings.said()["data"]
-        train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
-        paths = [path for corpus in [*train, *valid] for path in corpus.paths]
-        for path in filter(can_be_read_only_once, paths):
-            raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
-        remembered = Checksums(cache_folder(run, settings))
-        return cls(train, valid, [{"path": str(path), "sha256": remembered.of(path)} for path in paths], remembered)
-
-    def languages(self) -> tuple[str, str]:
-        """The languages that the first training files are named after; "" where they do not say."""
-        first = self.train[0]
-        return (language_of(first.source), language_of(first.target)) if first.source and first.target else ("", "")
-
-
-def cache_folder(run: RunFolder, settings: Settings) -> Path:
-    given = settings.said()["data"].get("cache")
-    return Path(given) if given else run.cache
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedText:
-    """Corpora that have been read once: which lines of each are trained on, and the pairs to validate on."""
-
-    corpora: list[CorpusFiles]
-    rows: list[np.ndarray]  # a bool for each line of each corpus
-    valid: list[Pair]
-    characters: int  # of the pairs that are trained on, about
-    report: list[str]
-
-    @property
-    def pairs(self) -> int:
-        return sum(int(rows.sum()) for rows in self.rows)
-
-    def training_pairs(self) -> Iterator[Pair]:
-        """The pairs that are trained on, corpus after corpus."""
-        for corpus, rows in zip(self.corpora, self.rows, strict=True):
-            for pair, used in zip(read_pairs(corpus), rows, strict=True):
-                if used:
-                    yield pair
-
-    def same_script(self) -> bool:
-        sample = list(islice(self.training_pairs(), SCRIPT_LINES))
-        return script_of(source for source, _ in sample) == script_of(target for _, target in sample)
-
-
-def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
-    """Read every corpus once and judge it; without validation text, hold pairs out of the first training corpus."""
-    train, valid = texts.train, texts.valid
-    reports = [check_files(corpus, rules) for corpus in train]
-    lines: list[str] = []
-    for corpus, report in zip(train, reports, strict=True):
-        lines += [f"training text {corpus.name}", *indented(report)]
-        for warning in report.warnings:
-            logger.warning("%s: %s", corpus.name, warning)
-    rows = [report.kept.copy() for report in reports]
-    if valid:
-        pairs: list[Pair] = []
-        for corpus in valid:
-            report = check_files(corpus, rules)
-            shared = overlap(reports, report)
-            lines.append(
-                f"validation text {corpus.name}: {report.pairs_read:,} pairs; {shared.sources:,} of the sources and "
-                f"{shared.pairs:,} whole pairs stand in the training text too"
-            )
-            for warning in report.warnings:
-                logger.warning("%s: %s", corpus.name, warning)
-            if shared.sources > MUCH_OVERLAP * shared.of:
-                logger.warning(
-                    "%s: %s of its %s sources stand in the training text too: its scores flatter the model",
-                    corpus.name, f"{shared.sources:,}", f"{shared.of:,}",
-                )  # fmt: skip
-            pairs += [pair for pair in read_pairs(corpus) if pair[0].strip() and pair[1].strip()]
-    else:
-        held = hold_out(reports[0], reports[1:], seed=seed)
-        rows[0][held] = False
-        chosen = set(held.tolist())
-        pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]
-        lines.append(f"{len(pairs):,} pairs held out of {train[0].name} for validation")
-    if not pairs or not any(row.any() for row in rows):
-        raise DataError("no usable pairs are left to train and validate on", "the table above says what was dropped")
-    return CheckedText(train, rows, pairs, sum(report.characters for report in reports), lines)
-
-
-def indented(report: Report) -> list[str]:
-    return [f"  {line}" for line in report_lines(report)]
 
 
 def make_tokenizers(
@@ -289,56 +185,66 @@ class PreparedRun:
     config: RunConfig
     tokenizers: tuple[Tokenizer, Tokenizer]
     data: PreparedData
-    decoding: SearchConfig
-    capitals: bool  # whether the model learns them; with noise it learns lower case
+    knows_capitals: bool  # whether lines in capitals are to be given to the model as they stand
 
     @property
     def specials(self) -> tuple[Specials, Specials]:
         return self.tokenizers[0].specials, self.tokenizers[1].specials
 
+    @property
+    def decoding(self) -> SearchConfig:
+        return SearchConfig(max_length_ratio=self.data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
 
-def prepare_run(
-    run: RunFolder, settings: Settings, texts: Texts, compute: Compute, start: LoadedModel | None, *, new: bool
+
+def prepare_new(
+    run: RunFolder, settings: Settings, texts: Texts, compute: Compute, start: LoadedModel | None
 ) -> PreparedRun:
-    """Check the text, make tokenizers, encode, complete the recipe; what the run folder has already is not done again.
+    """Check the text, make tokenizers, encode, complete the recipe.
 
-    Nothing is written before the text has been checked, and an earlier run stays until all else is ready.
+    Of the run folder only the cache is written; an earlier run stays as it is.
     """
     seed, _ = seed_and_threads(settings)
-    checked = None
-    if new:
-        checked = check_text(texts, undecided_data(settings).rules, seed=seed)
-        for line in checked.report:
-            logger.info("%s", line)
-        tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
-        noise_rate = noise_rate_for(settings, checked.pairs)
-        tokenizers = (
-            start.tokenizers if start else make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
-        )
-        check_directions(settings, tokenizers)
+    checked = check_text(texts, undecided_data(settings).rules, seed=seed)
+    for line in checked.report:
+        logger.info("%s", line)
+    tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
+    if start:
+        tokenizers = start.tokenizers
     else:
-        tokenizers = load_tokenizers(run, run.read_config())
-        tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
-        capitals = run.read_config().get("capitals", True)
+        noise_rate = noise_rate_for(settings, checked.pairs)
+        tokenizers = make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
+    check_directions(settings, tokenizers)
     data = read_or_encode(run, settings, texts, tokenizers, checked)
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
-    decoding = SearchConfig(max_length_ratio=data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
-    if new:
-        capitals = not config.training.noise_rate and (start is None or start.capitals)
-        clear(run)
-        run.write_tokenizers(*tokenizers)
-        languages = (config.data.source_language, config.data.target_language)
-        provenance = {
-            **versions(),
-            "seed": seed,
-            "settings": settings.said(),
-            "corpora": texts.checksums,
-            "started_from": str(start.path) if start else "",
-        }
-        run.write_config(config.model, tokenizers, languages, decoding, provenance, capitals=capitals)
-    for line in shares(texts.train, data.facts["pairs_of_corpora"], config.data.temperature):
-        logger.info("%s", line)
-    return PreparedRun(config=config, tokenizers=tokenizers, data=data, decoding=decoding, capitals=capitals)
+    if config.training.noise_rate:
+        knows_capitals = checked.teaches_capitals()
+    else:
+        knows_capitals = start is None or start.knows_capitals
+    return PreparedRun(config=config, tokenizers=tokenizers, data=data, knows_capitals=knows_capitals)
+
+
+def prepare_again(run: RunFolder, settings: Settings, texts: Texts, compute: Compute) -> PreparedRun:
+    """The same of a run that has begun, with the tokenizers that it has."""
+    record = run.read_config()
+    tokenizers = load_tokenizers(run, record)
+    tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
+    data = read_or_encode(run, settings, texts, tokenizers)
+    config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
+    return PreparedRun(config=config, tokenizers=tokenizers, data=data, knows_capitals=record["knows_capitals"])
+
+
+def begin(run: RunFolder, prepared: PreparedRun, provenance: Values) -> None:
+    """Write into the folder what a model needs besides its weights; what an earlier run left is deleted."""
+    clear(run)
+    run.write_tokenizers(*prepared.tokenizers)
+    run.write_config(
+        prepared.config.model,
+        prepared.tokenizers,
+        (prepared.config.data.source_language, prepared.config.data.target_language),
+        prepared.decoding,
+        provenance,
+        knows_capitals=prepared.knows_capitals,
+    )
 
 
 def shares(corpora: list[CorpusFiles], pairs: list[int], temperature: float) -> Iterator[str]:

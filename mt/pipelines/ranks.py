@@ -85,7 +85,8 @@ class Ranks:
     def connected(self, timeout_seconds: float) -> Iterator[None]:
         """A block in which ranks exchange tensors; one that keeps the others waiting for longer ends the training.
 
-        With the block of several ranks their processes end.  Raises `DeviceError` with the ranks that do not answer.
+        Of several ranks the processes end with the block, at once: nothing after it is tidied up.  Raises
+        `DeviceError` with the ranks that do not answer.
         """
         if self.count == 1:
             yield

@@ -144,6 +144,7 @@ def read_recipe(path: Path) -> Values:
 # Settings that "auto" takes from another one.
 DEPENDENT = {
     ("training", "consistency"): ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs"),
+    ("training", "noise_rate"): ("noise_from_epoch",),
     ("data", "clean"): ("max_length_ratio",),
 }
 

@@ -65,6 +65,8 @@ def check_output(run: RunFolder, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but a run, or its beginnings."""
     if run.path.exists() and not run.path.is_dir():
         raise ModelError(f"{run.path} is not a folder", "choose another --output")
+    if run.recipe.is_file() and not overwrite:
+        raise ModelError(f"another process has begun a run in {run.path}", "run the command again to go on with it")
     known = PREPARATIONS | RESULTS if overwrite else PREPARATIONS
     found = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
     foreign = sorted(name for name in found - known if not name.endswith(".partial"))

@@ -103,7 +103,7 @@ class RunFolder:
             raise ModelError(f"{self.config} has format {version}; this mt reads format {FORMAT_VERSION}", "update mt")
         if not whole(record):
             raise ModelError(f"{self.config} is incomplete", "the file is damaged or not written by mt")
-        return record
+        return {"knows_capitals": True} | record  # which older ones do not say
 
     def read_provenance(self) -> Values:
         """What config.json says of how the run was made; raises `ModelError` where it no longer says enough."""
@@ -133,7 +133,7 @@ class RunFolder:
         decoding: SearchConfig,
         provenance: Values,
         *,
-        capitals: bool,
+        knows_capitals: bool,
     ) -> None:
         """Write config.json: all that is needed to use the weights, and where they come from."""
         shared = tokenizers[0] is tokenizers[1]
@@ -147,7 +147,7 @@ class RunFolder:
                 for side, name, tokenizer in zip(("source", "target"), names, tokenizers, strict=True)
             },
             "languages": {"source": languages[0], "target": languages[1]},
-            "capitals": capitals,
+            "knows_capitals": knows_capitals,
             "decoding": {name: getattr(decoding, name) for name in DECODING_FIELDS},
             "provenance": provenance,
         }
@@ -194,7 +194,7 @@ class LoadedModel:
     tokenizers: tuple[Tokenizer, Tokenizer]
     languages: tuple[str, str]
     decoding: SearchConfig
-    capitals: bool  # whether it knows them, or is to be given lines in capitals in lower case
+    knows_capitals: bool  # or is to be given lines in capitals in lower case
 
 
 def load_tokenizers(run: RunFolder, record: dict[str, Any]) -> tuple[Tokenizer, Tokenizer]:
@@ -241,7 +241,7 @@ def load_model(path: Path, *, trained: bool = True) -> LoadedModel:
         if run.recipe.is_file() and not run.model.exists():
             raise ModelError(f"{run.model} does not exist yet", "mt train writes it after the first validation")
         load_weights(model, load_tensors(run.model), str(run.model))
-    return LoadedModel(path, model.eval(), tokenizers, languages, decoding, record.get("capitals", True))
+    return LoadedModel(path, model.eval(), tokenizers, languages, decoding, record["knows_capitals"])
 
 
 def load_shortlist(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> Shortlist:

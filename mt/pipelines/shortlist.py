@@ -11,10 +11,11 @@ from mt.corpus.lexicon import SentencePair, learn_lexicon, sample_pairs
 from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import SentencePairs, Sentences, Variation
 from mt.errors import DataError, ModelError, MTError
-from mt.pipelines.prepare import Texts, read_or_encode
+from mt.pipelines.prepare import read_or_encode
 from mt.pipelines.recipe import Settings
 from mt.pipelines.resume import check_unchanged
 from mt.pipelines.run_folder import RunFolder, load_tokenizers
+from mt.pipelines.texts import Texts
 from mt.settings import read_toml
 from mt.training.checkpoint import save_tensors
 
@@ -59,7 +60,7 @@ def as_learned(
         seed=1,
     )
     source, target = (Sentences(side) for side in zip(*pairs, strict=True))
-    noisy = variation(SentencePairs(source, target), np.arange(len(pairs)), 1, 0)
+    noisy = variation(SentencePairs(source, target), np.arange(len(pairs)), epoch=0, number=0)
     return list(zip(noisy.source.sentences, noisy.target.sentences, strict=True))
 
 

@@ -21,7 +21,7 @@ from mt.files import claimed, write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.config import DROPOUTS, PRESETS
 from mt.model.transformer import Transformer
-from mt.pipelines.prepare import PreparedData, PreparedRun, Texts, prepare_run
+from mt.pipelines.prepare import PreparedData, PreparedRun, begin, prepare_again, prepare_new, shares
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
 from mt.pipelines.reporting import Log, RunLog, Silence
@@ -35,8 +35,9 @@ from mt.pipelines.resume import (
     restore,
     unused_origin,
 )
-from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
+from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model, versions
 from mt.pipelines.tensorboard import Board, import_writer
+from mt.pipelines.texts import Texts
 from mt.pipelines.validation import Validation, choose_length_penalty, choose_weights, closing_validations
 from mt.settings import AUTO, Values
 from mt.training.budget import Budget, Clock, Progress
@@ -78,6 +79,9 @@ def train(request: TrainRequest) -> None:
             ready = prepare(run, request)
             if ready:
                 stack.enter_context(claimed(run.lock))
+                if ready.provenance:
+                    check_output(run, overwrite=request.overwrite)  # again: another process may have been faster
+                    begin(run, ready.prepared, ready.provenance)
                 remember_machine(run, request.settings)
                 write_text(run.recipe, ready.prepared.config.as_toml())
             ranks.tell("train" if ready else "nothing to do")
@@ -101,10 +105,14 @@ class Ready:
     prepared: PreparedRun
     compute: Compute
     start: LoadedModel | None  # whose weights are the first
+    provenance: Values | None  # of a run that is to begin; None: it has begun
 
 
 def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
-    """Check everything, then make or complete the run folder; None when there is nothing left to train."""
+    """Check everything and make ready what is needed; None when there is nothing left to train.
+
+    Nothing but the cache is written.
+    """
     new = request.overwrite or not run.recipe.is_file()
     if not new and request.start_from:
         check_started_from(run, request.start_from)
@@ -124,7 +132,24 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
             texts.remembered.save()
             logger.info("%s is finished (%s); raise a limit to train on", run.path, reason)
             return None
-    return Ready(prepare_run(run, settings, texts, compute, start, new=new), compute, start)
+    if new:
+        prepared = prepare_new(run, settings, texts, compute, start)
+    else:
+        prepared = prepare_again(run, settings, texts, compute)
+    for line in shares(texts.train, prepared.data.facts["pairs_of_corpora"], prepared.config.data.temperature):
+        logger.info("%s", line)
+    return Ready(prepared, compute, start, provenance(prepared, settings, texts, start) if new else None)
+
+
+def provenance(prepared: PreparedRun, settings: Settings, texts: Texts, start: LoadedModel | None) -> Values:
+    """What config.json says of how a run was made."""
+    return {
+        **versions(),
+        "seed": prepared.config.training.seed,
+        "settings": settings.said(),
+        "corpora": texts.checksums,
+        "started_from": str(start.path) if start else "",
+    }
 
 
 def check_settings(settings: Settings) -> None:
@@ -345,10 +370,11 @@ def announce(
     training = prepared.config.training
     if training.noise_rate:
         logger.info(
-            "%s%.0f%% of the source sentences are learned in lower or title case, or mistyped;"
+            "%s%.0f%% of the source sentences are learned in lower or title case, or mistyped%s;"
             " all as they stand with --set training.noise_rate=0",
             f"after {training.noise_from_epoch} epochs " if training.noise_from_epoch else "",
             100 * training.noise_rate,
+            "" if prepared.knows_capitals else ", and lines in capitals will be read in lower case",
         )
     event = "resumed" if progress.step else "started"
     log({"kind": "event", "event": event, "parameters": parameters, "processes": ranks.count})

@@ -85,7 +85,7 @@ def load_translator(request: SearchRequest) -> Translator:
         first.tokenizers,
         search_config(first.decoding, request),
         compute,
-        capitals=all(each.capitals for each in loaded),
+        knows_capitals=all(each.knows_capitals for each in loaded),
         shortlist=load_shortlist(RunFolder(first.path), first.tokenizers) if request.shortlist else None,
         batch_tokens=request.batch_tokens,
         threads=threads,
@@ -171,7 +171,7 @@ def work_record(
         "device": translator.compute.device.type,
         "precision": translator.compute.precision,
         "window": WINDOW,
-        "batches": None if alone else [translator.batch_tokens, translator.searchers],
+        "batches": None if alone else [translator.batch_tokens, translator.processes],
         "format": form,
         "versions": {"mt": __version__, "torch": torch.__version__},
     }

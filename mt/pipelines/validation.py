@@ -75,7 +75,7 @@ class Validation:
             self.prepared.tokenizers,
             search,
             compute,
-            capitals=self.prepared.capitals,
+            knows_capitals=self.prepared.knows_capitals,
             threads=threads,
         )
         return translator.translate(self.ranks.own(self.sources))

@@ -213,7 +213,7 @@ def test_the_first_epoch_is_ordered_once_for_the_trial_of_memory_and_for_trainin
     updates = sampler(random_corpus())
     updates.extremes()
     stream = updates.updates(0, 0)
-    while next(stream)[1] < 2:
+    while next(stream)[2] < (2, 0):
         pass
     assert ordered == [0, 1]
 
@@ -269,11 +269,11 @@ def test_epochs_group_sentences_anew_and_do_not_run_from_short_to_long():
 def test_updates_resumed_where_they_stopped_are_those_of_an_uninterrupted_stream(done):
     corpus = random_corpus()
     uninterrupted = list(islice(sampler(corpus).updates(0, 0), 80))
-    _, epoch, position = uninterrupted[done - 1] if done else (None, 0, 0)
-    resumed = islice(sampler(corpus).updates(epoch, position), 80 - done)
-    for (ours, *after), (theirs, *expected) in zip(resumed, uninterrupted[done:], strict=True):
+    _, _, stopped = uninterrupted[done - 1] if done else (None, None, (0, 0))
+    resumed = islice(sampler(corpus).updates(*stopped), 80 - done)
+    for (ours, *places), (theirs, *expected) in zip(resumed, uninterrupted[done:], strict=True):
         assert ours.tolist() == theirs.tolist()
-        assert after == expected
+        assert places == expected
 
 
 def test_the_stream_runs_through_epoch_after_epoch():
@@ -281,9 +281,9 @@ def test_the_stream_runs_through_epoch_after_epoch():
     epochs = [sampler(corpus).epoch(number) for number in range(2)]
     stream = list(islice(sampler(corpus).updates(0, 0), len(epochs[0]) + len(epochs[1])))
     assert plain(update for update, _, _ in stream) == plain([*epochs[0], *epochs[1]])
-    assert stream[0][1:] == (0, 1)
-    assert stream[len(epochs[0]) - 1][1:] == (1, 0)
-    assert stream[-1][1:] == (2, 0)
+    assert stream[0][1:] == ((0, 0), (0, 1))
+    assert stream[len(epochs[0]) - 1][1:] == ((0, len(epochs[0]) - 1), (1, 0))
+    assert stream[-1][1:] == ((1, len(epochs[1]) - 1), (2, 0))
 
 
 def test_weights_are_how_often_an_epoch_holds_a_sentence():
@@ -363,8 +363,8 @@ def test_a_batcher_makes_the_updates_of_its_sampler(device):
     corpus = random_corpus()
     batcher = Batcher(corpus, (SPECIALS, SPECIALS), device)
     made = list(islice(batcher.updates(sampler(corpus), 20, 0, 3), 30))
-    for update, (indices, *after) in zip(made, sampler(corpus).updates(0, 3), strict=False):
-        assert [update.epoch, update.position] == after
+    for update, (indices, _, after) in zip(made, sampler(corpus).updates(0, 3), strict=False):
+        assert (update.epoch, update.position) == after
         assert update.target_tokens == corpus.target.lengths[indices].sum()
         assert all(part.target.device.type == device.type for part in update.parts)
         assert targets(update) == np.concatenate([corpus.target[i] for i in indices]).tolist()
@@ -379,7 +379,7 @@ def test_ranks_share_the_sentences_of_each_update(ranks):
     corpus = random_corpus()
     batchers = [Batcher(corpus, (SPECIALS, SPECIALS), torch.device("cpu"), None, rank, ranks) for rank in range(ranks)]
     shares = zip(*(batcher.updates(sampler(corpus), 20, 0, 3) for batcher in batchers), strict=True)
-    for updates, (indices, *after) in islice(zip(shares, sampler(corpus).updates(0, 3), strict=False), 30):
+    for updates, (indices, _, after) in islice(zip(shares, sampler(corpus).updates(0, 3), strict=False), 30):
         assert {(update.target_tokens, update.epoch, update.position) for update in updates} == {
             (corpus.target.lengths[indices].sum(), *after)
         }

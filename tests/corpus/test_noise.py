@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mt.corpus.casing import lower_case, title_case
+from mt.corpus.casing import lower_case, lower_case_of_capitals, title_case
 from mt.corpus.noise import mistyped, noisy, slip
 
 LINE = "zwei große Hunde laufen l'été über 3 Straßen"
@@ -49,5 +49,6 @@ def test_what_has_no_long_word_cannot_be_mistyped(line):
 def test_each_kind_of_noise_is_as_likely():
     generator = random.Random(1)
     made = [noisy(LINE, generator) for _ in range(4000)]
-    for kind in (title_case, lower_case):
-        assert made.count(kind(LINE)) == pytest.approx(4000 / 3, abs=170)
+    assert made.count(title_case(LINE)) == pytest.approx(4000 / 3, abs=170)
+    for half in (lower_case, lower_case_of_capitals):
+        assert made.count(half(LINE)) == pytest.approx(4000 / 6, abs=120)

@@ -99,9 +99,9 @@ def test_the_first_epochs_have_no_noise_where_that_is_asked_for(tokenizer, pairs
     order = BatchSampler(pairs, batch_tokens=200, seed=1)
     late = variation(tokenizer, sampling_alpha=0.0, noise_rate=0.9, noise_from_epoch=2)
     epochs = {0: [], 1: [], 2: [], 3: []}
-    for indices, epoch, position in islice(order.updates(0, 0), 4 * len(order.epoch(0))):
-        drawn = rows(late(pairs, indices, epoch, position).source)
-        epochs[epoch - (position == 0)].append(drawn == [pairs.source[i].tolist() for i in indices])
+    for indices, (epoch, number), _ in islice(order.updates(0, 0), 4 * len(order.epoch(0))):
+        drawn = rows(late(pairs, indices, epoch, number).source)
+        epochs[epoch].append(drawn == [pairs.source[i].tolist() for i in indices])
     assert all(epochs[0] + epochs[1])
     assert not any(epochs[2] + epochs[3])
 

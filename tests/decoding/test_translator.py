@@ -113,7 +113,7 @@ def test_lines_in_capitals_are_read_in_lower_case_where_the_model_knows_no_other
     loud = [line.upper() for line in LINES]
     shouted, spoken = translator.translate(loud), translator.translate(LINES)
     assert [each.text for each in shouted] != [each.text for each in spoken]
-    translator.capitals = False
+    translator.knows_capitals = False
     found = translator.translate([*loud, *LINES])
     assert [each.source for each in found] == [*loud, *LINES]
     assert [each.text for each in found] == [each.text for each in spoken] * 2

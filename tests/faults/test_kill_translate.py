@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     run.path.mkdir()
     run.write_tokenizers(tokenizer, tokenizer)
     decoding = SearchConfig(beam=2, max_length_ratio=1.0, max_length_offset=2)
-    run.write_config(config, (tokenizer, tokenizer), ("", ""), decoding, {}, capitals=True)
+    run.write_config(config, (tokenizer, tokenizer), ("", ""), decoding, {}, knows_capitals=True)
     save_tensors(run.model, weights(Transformer(config)))
     (folder / "driver.py").write_text(DRIVER)
     return folder

@@ -20,7 +20,7 @@ def test_what_is_left_to_the_user_is_said(mt, trained, tmp_path):
     pytest.importorskip("ctranslate2")
     run = shutil.copytree(trained, tmp_path / "run")
     record = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(record | {"capitals": False}))
+    (run / "config.json").write_text(json.dumps(record | {"knows_capitals": False}))
     outcome = mt("export", run, "--to", "ctranslate2", "--output", tmp_path / "out")
     assert "lines in capitals in lower case, which ctranslate2 does not see to" in outcome.err
 

@@ -26,7 +26,7 @@ from mt.corpus.variation import Variation
 from mt.device import Compute
 from mt.errors import ExitCode
 from mt.files import claimed
-from mt.pipelines import checksums, prepare
+from mt.pipelines import checksums, prepare, texts
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
 from mt.pipelines.ranks import Ranks
@@ -288,7 +288,7 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
 @pytest.mark.parametrize("joint", [True, False])
 def test_words_that_are_learned_in_title_case_have_pieces_in_title_case(corpus, joint):
     files = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de")]
-    text = prepare.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000, report=[])
+    text = texts.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000, report=[])
     config = TokenizerConfig(vocabulary_size=330, joint=joint)
 
     def pieces(noise_rate, side, line):
@@ -305,7 +305,7 @@ def test_words_that_are_learned_in_title_case_have_pieces_in_title_case(corpus, 
     [(10**6, 3_000, 0.25, True), (60, 3_000, 0.1, False), (10**6, 10**6, 1.0, False)],
 )
 def test_a_sample_that_is_cut_for_its_characters_is_said(caplog, lines, characters, share, cut_for_characters):
-    text = prepare.CheckedText(corpora=[], rows=[np.ones(300, bool)], valid=[], characters=12_000, report=[])
+    text = texts.CheckedText(corpora=[], rows=[np.ones(300, bool)], valid=[], characters=12_000, report=[])
     config = TokenizerConfig(vocabulary_size=300, joint=True, sample_lines=lines, sample_characters=characters)
     with caplog.at_level("INFO", prepare.__name__):
         assert prepare.sample_share(text, config) == share
@@ -486,7 +486,7 @@ def test_little_text_is_learned_with_noise_once_it_has_been_read_some_times(trai
     training = tomllib.loads((run / "run.toml").read_text())["training"]
     assert (training["noise_rate"], training["noise_from_epoch"]) == (0.3, 2)
     assert [(each["noise_rate"], each["noise_from_epoch"]) for each in made] == [(0.3, 2)]
-    assert json.loads((run / "config.json").read_text())["capitals"] is False  # it learns lower case instead
+    assert json.loads((run / "config.json").read_text())["knows_capitals"] is False  # it learns lower case instead
     assert rates == [0.3]  # so that there are pieces for words in lower case
     [begun] = [record["step"] for record in log_of(run) if record.get("event") == "noise"]
     assert [Checkpoints(run).state(step)["epoch"] for step in (begun - begun % 10, begun - begun % 10 + 10)] == [1, 2]
@@ -503,9 +503,11 @@ def test_learning_both_directions_needs_one_tokenizer_and_else_nothing_changes(t
 
 def test_another_choice_brings_its_own_numbers_over_a_complete_recipe(mt, trained, tmp_path):
     flags = ["--config", trained / "run.toml", "--show-config", "--output", tmp_path / "run"]
-    shown = mt("train", *flags, "--set", "training.consistency=simcut", "--clean", "strict").out
+    choices = ["--set", "training.consistency=simcut", "--set", "training.noise_rate=0.2", "--clean", "strict"]
+    shown = mt("train", *flags, *choices).out
     settings = tomllib.loads(shown)
     assert (settings["training"]["consistency_alpha"], settings["training"]["cutoff"]) == ("auto", "auto")
+    assert settings["training"]["noise_from_epoch"] == "auto"
     assert settings["data"]["max_length_ratio"] == "auto"
     both = ["--set", "training.cutoff=0.2", "--set", "training.consistency=r-drop"]  # in whichever order
     assert tomllib.loads(mt("train", *flags, *both).out)["training"]["cutoff"] == 0.2
@@ -1144,6 +1146,31 @@ def test_one_process_at_a_time_trains_in_a_folder(mt, run):
     assert not (run / ".lock").exists()
 
 
+def test_a_run_that_is_being_trained_is_not_overwritten(train, run):
+    before = contents_but_checksums(run)
+    with claimed(run / ".lock"):
+        outcome = train(run, "--overwrite", "--seed", 3)
+    assert outcome.code == ExitCode.DATA
+    assert f"error: another process writes {run / '.lock'}\n" in outcome.err
+    assert before.items() <= contents_but_checksums(run).items()
+
+
+def test_of_two_processes_that_begin_a_run_the_slower_one_stops(train, run, monkeypatch, tmp_path):
+    """The faster one has ended, even, by the time that the slower one has its text ready."""
+    make = prepare.make_tokenizers
+
+    def slowly(*given, **more):
+        shutil.copytree(run, tmp_path / "new", dirs_exist_ok=True)
+        return make(*given, **more)
+
+    monkeypatch.setattr(prepare, "make_tokenizers", slowly)
+    before = contents_but_checksums(run)
+    outcome = train(tmp_path / "new", "--seed", 3)
+    assert outcome.code == ExitCode.MODEL
+    assert f"error: another process has begun a run in {tmp_path / 'new'}\nhint:  run the command" in outcome.err
+    assert before.items() <= contents_but_checksums(tmp_path / "new").items()
+
+
 def test_text_that_can_be_read_only_once_is_refused(mt, corpus, tmp_path):
     os.mkfifo(tmp_path / "pipe.en")
     outcome = mt("train", "--train", tmp_path / "pipe.en", corpus / "train.de", "--output", tmp_path / "run")
@@ -1162,7 +1189,7 @@ def test_text_that_was_left_alone_is_not_read_to_go_on(train, mt, stop_after, mo
     assert train(tmp_path / "run").code == ExitCode.INTERRUPTED
     monkeypatch.undo()
     monkeypatch.setattr(checksums, "checksum", reading)
-    monkeypatch.setattr(prepare, "read_pairs", reading)
+    monkeypatch.setattr(texts, "read_pairs", reading)
     outcome = mt("train", "--output", tmp_path / "run", "--max-steps", 20)
     assert outcome.code == 0, outcome.err
 
@@ -1216,7 +1243,7 @@ def test_from_takes_weights_tokenizer_and_architecture_and_a_fresh_optimizer(tra
     assert (new / "tokenizer.model").read_bytes() == (trained / "tokenizer.model").read_bytes()
     shapes = [json.loads((path / "config.json").read_text())["model"] for path in (new, trained)]
     assert {**shapes[0], "dropout": 0} == {**shapes[1], "dropout": 0}
-    assert json.loads((new / "config.json").read_text())["capitals"] is True
+    assert json.loads((new / "config.json").read_text())["knows_capitals"] is True
     assert tomllib.loads((new / "run.toml").read_text())["training"]["noise_rate"] == 0.0  # as it was
     start = load_tensors(trained / "model.safetensors")
     for name, tensor in load_tensors(new / "model.safetensors").items():
@@ -1228,10 +1255,10 @@ def test_from_takes_weights_tokenizer_and_architecture_and_a_fresh_optimizer(tra
 def test_from_a_model_that_knows_no_capitals_comes_one_that_knows_none(train_from, trained, tmp_path):
     quiet = shutil.copytree(trained, tmp_path / "quiet")
     record = json.loads((quiet / "config.json").read_text())
-    (quiet / "config.json").write_text(json.dumps(record | {"capitals": False}))
+    (quiet / "config.json").write_text(json.dumps(record | {"knows_capitals": False}))
     outcome, new = train_from("--from", quiet)
     assert outcome.code == 0, outcome.err
-    assert json.loads((new / "config.json").read_text())["capitals"] is False
+    assert json.loads((new / "config.json").read_text())["knows_capitals"] is False
 
 
 def test_from_refuses_another_architecture(train_from):

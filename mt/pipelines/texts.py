@@ -1,0 +1,129 @@
+"""The text of a run, judged: which pairs are trained on, which are held out to validate on."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from mt.corpus.casing import without_capitals
+from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
+from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
+from mt.corpus.tokenizer import script_of
+from mt.errors import DataError
+from mt.files import can_be_read_only_once
+from mt.pipelines.checksums import Checksums
+from mt.pipelines.recipe import Settings, corpus_files
+from mt.pipelines.run_folder import RunFolder
+from mt.settings import Values
+
+logger = logging.getLogger(__name__)
+
+MUCH_OVERLAP = 0.02  # of the validation sources in the training text, above which scores are no longer honest
+SCRIPT_LINES = 1_000  # of each side decide which script it is written in
+MANY_IN_CAPITALS = 0.01  # of the sources: from here on they teach a model what capitals mean
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The text files of a run, and their checksums, training text first."""
+
+    train: list[CorpusFiles]
+    valid: list[CorpusFiles]
+    checksums: list[Values]
+    remembered: Checksums  # in the cache
+
+    @classmethod
+    def of(cls, run: RunFolder, settings: Settings) -> "Texts":
+        """The files that the settings of a run name; raises `DataError` when one cannot be read, or only once."""
+        data = settings.said()["data"]
+        train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
+        paths = [path for corpus in [*train, *valid] for path in corpus.paths]
+        for path in filter(can_be_read_only_once, paths):
+            raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
+        remembered = Checksums(cache_folder(run, settings))
+        return cls(train, valid, [{"path": str(path), "sha256": remembered.of(path)} for path in paths], remembered)
+
+    def languages(self) -> tuple[str, str]:
+        """The languages that the first training files are named after; "" where they do not say."""
+        first = self.train[0]
+        return (language_of(first.source), language_of(first.target)) if first.source and first.target else ("", "")
+
+
+def cache_folder(run: RunFolder, settings: Settings) -> Path:
+    given = settings.said()["data"].get("cache")
+    return Path(given) if given else run.cache
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedText:
+    """Corpora that have been judged: which lines of each are trained on, and the pairs to validate on."""
+
+    corpora: list[CorpusFiles]
+    rows: list[np.ndarray]  # a bool for each line of each corpus
+    valid: list[Pair]
+    characters: int  # of the pairs that are trained on, about
+    report: list[str]
+
+    @property
+    def pairs(self) -> int:
+        return sum(int(rows.sum()) for rows in self.rows)
+
+    def training_pairs(self) -> Iterator[Pair]:
+        """The pairs that are trained on, corpus after corpus."""
+        for corpus, rows in zip(self.corpora, self.rows, strict=True):
+            for pair, used in zip(read_pairs(corpus), rows, strict=True):
+                if used:
+                    yield pair
+
+    def same_script(self) -> bool:
+        sample = list(islice(self.training_pairs(), SCRIPT_LINES))
+        return script_of(source for source, _ in sample) == script_of(target for _, target in sample)
+
+    def teaches_capitals(self) -> bool:
+        loud = sum(source != without_capitals(source) for source, _ in self.training_pairs())
+        return loud >= MANY_IN_CAPITALS * self.pairs
+
+
+def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
+    """Judge every corpus; without validation text, hold pairs out of the first training corpus."""
+    train, valid = texts.train, texts.valid
+    reports = [check_files(corpus, rules) for corpus in train]
+    lines: list[str] = []
+    for corpus, report in zip(train, reports, strict=True):
+        lines += [f"training text {corpus.name}", *indented(report)]
+        for warning in report.warnings:
+            logger.warning("%s: %s", corpus.name, warning)
+    rows = [report.kept.copy() for report in reports]
+    if valid:
+        pairs: list[Pair] = []
+        for corpus in valid:
+            report = check_files(corpus, rules)
+            shared = overlap(reports, report)
+            lines.append(
+                f"validation text {corpus.name}: {report.pairs_read:,} pairs; {shared.sources:,} of the sources and "
+                f"{shared.pairs:,} whole pairs stand in the training text too"
+            )
+            for warning in report.warnings:
+                logger.warning("%s: %s", corpus.name, warning)
+            if shared.sources > MUCH_OVERLAP * shared.of:
+                logger.warning(
+                    "%s: %s of its %s sources stand in the training text too: its scores flatter the model",
+                    corpus.name, f"{shared.sources:,}", f"{shared.of:,}",
+                )  # fmt: skip
+            pairs += [pair for pair in read_pairs(corpus) if pair[0].strip() and pair[1].strip()]
+    else:
+        held = hold_out(reports[0], reports[1:], seed=seed)
+        rows[0][held] = False
+        chosen = set(held.tolist())
+        pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]
+        lines.append(f"{len(pairs):,} pairs held out of {train[0].name} for validation")
+    if not pairs or not any(row.any() for row in rows):
+        raise DataError("no usable pairs are left to train and validate on", "the table above says what was dropped")
+    return CheckedText(train, rows, pairs, sum(report.characters for report in reports), lines)
+
+
+def indented(report: Report) -> list[str]:
+    return [f"  {line}" for line in report_lines(report)]

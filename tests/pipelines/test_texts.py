@@ -1,0 +1,18 @@
+"""What is found in the text of a run."""
+
+import numpy as np
+import pytest
+
+from mt.corpus.parallel import CorpusFiles
+from mt.pipelines.texts import CheckedText
+
+
+@pytest.mark.parametrize(("loud", "taught"), [(2, False), (3, True)])
+def test_a_hundredth_of_the_sources_teaches_capitals(tmp_path, loud, taught):
+    lines = ["ALL IS WELL"] * loud + ["All is well"] * (300 - loud) + ["ALL ELSE"] * 300
+    for language in ("en", "de"):
+        (tmp_path / f"train.{language}").write_text("".join(f"{line}\n" for line in lines))
+    files = CorpusFiles(source=tmp_path / "train.en", target=tmp_path / "train.de")
+    used = np.arange(600) < 300
+    text = CheckedText([files], [used], valid=[], characters=10_000, report=[])
+    assert text.teaches_capitals() is taught
