@@ -30,8 +30,27 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn queries or keys (N, T, H, D) by (T, 2, D): numbers i and i + D/2 are a point, which goes round by angle i.
 
     The product of a query and a key then depends on how far apart they stand (Su et al. 2021, RoFormer, section 3.2).
+    By complex numbers (T, D/2) points are turned whose numbers are neighbours: see `as_neighbours`.
     """
+    if rotation.is_complex():
+        points = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (N, T, H, D/2)
+        return torch.view_as_real(points * rotation.unsqueeze(1)).flatten(-2)
     cosines, sines = rotation.unsqueeze(2).unbind(1)  # each (T, 1, D)
     own = x.float()
     other = own.roll(x.size(-1) // 2, dims=-1)  # of each point the other number
     return torch.addcmul(own * cosines, other, sines).to(x.dtype)
+
+
+def as_neighbours(rotation: Tensor) -> Tensor:
+    """The same rotations, (positions, 2, D) -> (positions, D/2), as complex numbers: one product turns a point by one.
+
+    Projections must lay out queries and keys for them, in the `order_of_neighbours`.
+    """
+    cosines, sines = rotation.unbind(1)
+    half = rotation.size(-1) // 2
+    return torch.complex(cosines[:, :half], sines[:, half:])
+
+
+def order_of_neighbours(heads: int, head_size: int) -> Tensor:
+    """Which number of all heads (E,) comes where, so that of each point the two numbers are neighbours."""
+    return torch.arange(heads * head_size).view(heads, 2, -1).transpose(1, 2).flatten()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mt.errors import DeviceError
 from mt.model.attention import explicit
-from mt.model.layers import DecoderLayer
+from mt.model.layers import DecoderLayer, EncoderLayer
+from mt.model.positions import as_neighbours, order_of_neighbours
 from mt.model.transformer import Transformer
 
 ROWS = 256  # for which oneDNN lays out a packed weight; it multiplies any number of rows
@@ -71,6 +72,8 @@ def prepare(model: Transformer, precision: str) -> None:
         kind = PackedLinear
     else:
         return
+    if model.rotations is not None:
+        turn_neighbours(model)
     model.projection = kind(model.output_weight, None)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -79,3 +82,16 @@ def prepare(model: Transformer, precision: str) -> None:
     # For the one query of a token, or those of its beams, the fused kernel does not pay.
     for layer in cast(list[DecoderLayer], list(model.decoder)):
         layer.self_attention.kernel = layer.cross_attention.kernel = explicit
+
+
+@torch.no_grad()
+def turn_neighbours(model: Transformer) -> None:
+    """Lay out queries and keys so that one product rotates them; what they come to is the same."""
+    order = order_of_neighbours(model.config.heads, model.config.width // model.config.heads)
+    order_of_keys = torch.cat((order, torch.arange(len(order), 2 * len(order))))  # and of values, as they are
+    for layer in cast(list[EncoderLayer | DecoderLayer], [*model.encoder, *model.decoder]):
+        attention = layer.self_attention
+        for linear, rows in ((attention.query, order), (attention.key_value, order_of_keys)):
+            linear.weight, linear.bias = nn.Parameter(linear.weight[rows]), nn.Parameter(linear.bias[rows])
+    assert model.rotations is not None
+    model.rotations = as_neighbours(model.rotations)

@@ -110,12 +110,13 @@ def test_order_is_kept_and_each_line_translated_as_alone(translator):
 
 
 def test_lines_in_capitals_are_read_in_lower_case_where_the_model_knows_no_others(translator):
-    loud = [line.upper() for line in LINES]
-    shouted, spoken = translator.translate(loud), translator.translate(LINES)
+    lines = [line for line in LINES if len(line) > 6]
+    loud = [line.upper() for line in lines]
+    shouted, spoken = translator.translate(loud), translator.translate(lines)
     assert [each.text for each in shouted] != [each.text for each in spoken]
     translator.knows_capitals = False
-    found = translator.translate([*loud, *LINES])
-    assert [each.source for each in found] == [*loud, *LINES]
+    found = translator.translate([*loud, *lines])
+    assert [each.source for each in found] == [*loud, *lines]
     assert [each.text for each in found] == [each.text for each in spoken] * 2
 
 

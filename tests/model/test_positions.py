@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mt.model.positions import rotate, rotations, sinusoids
+from mt.model.positions import as_neighbours, order_of_neighbours, rotate, rotations, sinusoids
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,16 @@ def test_turning_is_multiplying_complex_numbers(device):
         expected = points * torch.polar(torch.ones_like(angles), angles)[:, None]
         torch.testing.assert_close(turned[..., plane], expected.real, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(turned[..., plane + D // 2], expected.imag, rtol=1e-5, atol=1e-5)
+
+
+def test_points_whose_numbers_are_neighbours_are_turned_alike(device):
+    torch.manual_seed(1)
+    x, table = torch.randn(2, 5, 3, 8, device=device), rotations(9, 8).to(device)[4:]
+    order = order_of_neighbours(3, 8)
+    assert order.tolist()[:10] == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12]
+    turned = rotate(x.flatten(2)[..., order].unflatten(2, (3, 8)), as_neighbours(table))
+    expected = rotate(x, table).flatten(2)[..., order]
+    torch.testing.assert_close(turned.flatten(2), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

@@ -11,12 +11,12 @@ from mt.model.products import Int8Linear, PackedLinear, prepare
 from mt.model.transformer import Transformer
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=["rotary", "sinusoidal"])
+def model(request):
     torch.manual_seed(1)
     config = ModelConfig(
         source_vocabulary=90, target_vocabulary=90, share_embeddings=True, width=32, heads=4, feed_forward=48,
-        encoder_layers=2, decoder_layers=2, max_positions=20,
+        encoder_layers=2, decoder_layers=2, max_positions=20, positions=request.param,
     )  # fmt: skip
     return Transformer(config).eval().requires_grad_(False)
 
