@@ -26,6 +26,7 @@ from mt.decoding.search import (
     step,
 )
 from mt.errors import ConfigError
+from mt.model.cache import DecoderState
 from mt.model.config import ModelConfig
 from mt.model.products import prepare
 from mt.model.transformer import Transformer
@@ -462,6 +463,35 @@ def test_when_finished_sentences_leave_the_batch_changes_nothing(device, monkeyp
     monkeypatch.setitem(module.ASK_EVERY, device.type, ask_every)
     assert_same(search_all([model], sentences, limits, device, beam=3, nbest=2), at_once)
     assert len({len(hypotheses[0].ids) for hypotheses in at_once}) > 3  # they did finish at different steps
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_nobody_waits_for_a_token(device, monkeypatch, beam, positions):
+    """What CUDA is told to do at each token asks for no answer; elsewhere all that is seen is that it is done."""
+    model, sentences, done = random_model(3, device, positions=positions), random_sentences(5, 3), []
+
+    def watched(function):
+        def call(*given, **more):
+            done.append(function.__name__)
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                return function(*given, **more)
+            finally:
+                if device.type == "cuda":
+                    torch.cuda.set_sync_debug_mode("default")
+
+        return call
+
+    monkeypatch.setitem(module.ASK_EVERY, device.type, 1000)
+    parts = [(Transformer, "decode"), (module, "step"), (module.History, "append"), (DecoderState, "reorder")]
+    for place, name in parts:
+        monkeypatch.setattr(place, name, watched(getattr(place, name)))
+    search_all([model], sentences, [9] * 5, device, beam=beam)
+    assert done == [name for place, name in parts if beam > 1 or place is not DecoderState] * 8 + [
+        name for place, name in parts if place is not DecoderState
+    ]
 
 
 def test_an_ensemble_of_a_model_and_itself_equals_the_model(device):
