@@ -66,36 +66,75 @@ def explicit_in_float32(
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of H heads of size D between projections; `keys_values` and `forward` are called apart."""
+    """Attention of H heads of size D between projections, which are called apart: see `of_itself` and `forward`."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_size = heads, width // heads
         self.dropout = dropout  # share of the weights, in training
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
+        self.query_key_value: nn.Module | None = None  # both projections in one, where they were put together
         self.kernel: Kernel = fused
 
     def split(self, x: Tensor) -> Tensor:
         """(N, T, E) -> (N, H, T, D)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None) -> KeysValues:
-        """What `forward` attends to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D).
+    def turned(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """(N, T, E) or (N, T, 2*E), turned head by head by a `rotation` where there is one."""
+        return x if rotation is None else rotate(x.unflatten(-1, (-1, self.head_size)), rotation).flatten(-2)
 
-        Keys are turned by a `rotation` (S or M, 2, D) where there is one.
+    def queries(self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None) -> Tensor:
+        """What attends: (N, T, E), or sentences packed in (1, M, E), -> (N, H, T, D).
+
+        Queries and keys are turned by a `rotation` (T or M, 2, D) where there is one.
         """
+        queries = self.turned(self.query(x), rotation)
+        return self.split(packing.pad(queries) if packing else queries)
+
+    def keys_values(self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None) -> KeysValues:
+        """What is attended to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D)."""
         keys, values = self.key_value(x).chunk(2, dim=-1)
-        if rotation is not None:
-            keys = self.turned(keys, rotation)
+        keys = self.turned(keys, rotation)
         if packing:
             keys, values = packing.pad(keys), packing.pad(values)
         return self.split(keys), self.split(values)
 
-    def turned(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """(N, T, E) -> (N, T, E), turned head by head."""
-        return rotate(x.unflatten(-1, (self.heads, -1)), rotation).flatten(-2)
+    def of_itself(
+        self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """The queries of x, and its keys and values."""
+        if self.query_key_value is None or packing:
+            return self.queries(x, packing, rotation), self.keys_values(x, packing, rotation)
+        width = x.size(-1)
+        queries_keys, values = self.query_key_value(x).split((2 * width, width), dim=-1)
+        queries, keys = self.turned(queries_keys, rotation).chunk(2, dim=-1)
+        return self.split(queries), (self.split(keys), self.split(values))
+
+    def attend(
+        self,
+        queries: Tensor,
+        keys_values: KeysValues,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """Attend from queries (N, H, T, D) to two of (B, H, S, D): (N, T, E), or (1, M, E) of packed sentences.
+
+        Where N = B*K, the K rows of a sentence attend to the same keys: they are laid side by side as queries, so that
+        keys and values are never copied per beam.
+        """
+        keys, values = keys_values
+        N, T, B = queries.size(0), queries.size(2), keys.size(0)
+        if N != B:
+            queries = queries.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K*T, D)
+        y = self.kernel(queries, keys, values, bias, causal, self.dropout if self.training else 0.0)
+        if N != B:
+            y = y.unflatten(2, (-1, T)).transpose(1, 2).flatten(0, 1)  # (N, H, T, D)
+        y = y.transpose(1, 2).flatten(2)  # (N, T, E)
+        return self.output(packing.unpad(y) if packing else y)
 
     def forward(
         self,
@@ -104,29 +143,9 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None,
         causal: bool = False,
         packing: Packing | None = None,
-        rotation: Tensor | None = None,
     ) -> Tensor:
-        """Attend from x (N, T, E), or sentences packed in (1, M, E), to two of (B, H, S, D); as x.
-
-        Where N = B*K, the K rows of a sentence attend to the same keys: they are laid side by side as queries, so that
-        keys and values are never copied per beam.  Queries are turned by a `rotation` (T or M, 2, D) where there is
-        one.
-        """
-        keys, values = keys_values
-        queries = self.query(x)
-        if rotation is not None:
-            queries = self.turned(queries, rotation)
-        if packing:
-            queries = packing.pad(queries)
-        N, T, B = queries.size(0), queries.size(1), keys.size(0)
-        queries = self.split(queries)  # (N, H, T, D)
-        if N != B:
-            queries = queries.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K*T, D)
-        y = self.kernel(queries, keys, values, bias, causal, self.dropout if self.training else 0.0)
-        if N != B:
-            y = y.unflatten(2, (-1, T)).transpose(1, 2).flatten(0, 1)  # (N, H, T, D)
-        y = y.transpose(1, 2).flatten(2)  # (N, T, E)
-        return self.output(packing.unpad(y) if packing else y)
+        """Attend from x (N, T, E), or sentences packed in (1, M, E), to keys and values of something else; as x."""
+        return self.attend(self.queries(x, packing), keys_values, bias, causal, packing)
 
 
 @contextmanager

@@ -69,8 +69,8 @@ class EncoderLayer(nn.Module):
         """(B, S, E) -> (B, S, E), or packed (1, M, E) -> (1, M, E), with bias (B, 1, 1, S) or None."""
 
         def look_around(y: Tensor) -> Tensor:
-            keys_values = self.self_attention.keys_values(y, packing, rotation)
-            return self.self_attention(y, keys_values, bias, packing=packing, rotation=rotation)
+            queries, keys_values = self.self_attention.of_itself(y, packing, rotation)
+            return self.self_attention.attend(queries, keys_values, bias, packing=packing)
 
         x = self.around_self_attention(x, look_around)
         return self.around_feed_forward(x, self.feed_forward)
@@ -105,10 +105,10 @@ class DecoderLayer(nn.Module):
         """
 
         def look_back(y: Tensor) -> Tensor:
-            keys_values = self.self_attention.keys_values(y, packing, rotation)
+            queries, keys_values = self.self_attention.of_itself(y, packing, rotation)
             if past is not None:
-                return self.self_attention(y, past.extend(keys_values), past_bias, rotation=rotation)
-            return self.self_attention(y, keys_values, causal=True, packing=packing, rotation=rotation)
+                return self.self_attention.attend(queries, past.extend(keys_values), past_bias)
+            return self.self_attention.attend(queries, keys_values, causal=True, packing=packing)
 
         def look_across(y: Tensor) -> Tensor:
             return self.cross_attention(y, memory, memory_bias, packing=packing)

@@ -72,8 +72,7 @@ def prepare(model: Transformer, precision: str) -> None:
         kind = PackedLinear
     else:
         return
-    if model.rotations is not None:
-        turn_neighbours(model)
+    put_together(model, kind)
     model.projection = kind(model.output_weight, None)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -85,13 +84,16 @@ def prepare(model: Transformer, precision: str) -> None:
 
 
 @torch.no_grad()
-def turn_neighbours(model: Transformer) -> None:
-    """Lay out queries and keys so that one product rotates them; what they come to is the same."""
-    order = order_of_neighbours(model.config.heads, model.config.width // model.config.heads)
-    order_of_keys = torch.cat((order, torch.arange(len(order), 2 * len(order))))  # and of values, as they are
+def put_together(model: Transformer, kind: type[nn.Module]) -> None:
+    """Let self-attention project its input at once, and turn queries and keys at once, as complex numbers."""
+    width, heads = model.config.width, model.config.heads
+    order = torch.arange(3 * width)  # of the numbers of queries, keys and values
+    if model.rotations is not None:
+        order[: 2 * width] = order_of_neighbours(2 * heads, width // heads)
+        model.rotations = as_neighbours(model.rotations)
     for layer in cast(list[EncoderLayer | DecoderLayer], [*model.encoder, *model.decoder]):
         attention = layer.self_attention
-        for linear, rows in ((attention.query, order), (attention.key_value, order_of_keys)):
-            linear.weight, linear.bias = nn.Parameter(linear.weight[rows]), nn.Parameter(linear.bias[rows])
-    assert model.rotations is not None
-    model.rotations = as_neighbours(model.rotations)
+        query, key_value = attention.query, attention.key_value
+        weight = torch.cat((query.weight, key_value.weight))[order]
+        attention.query_key_value = kind(weight, torch.cat((query.bias, key_value.bias))[order])
+        del attention.query, attention.key_value
