@@ -193,7 +193,7 @@ def with_origin(settings: Settings, start: LoadedModel) -> Settings:
     given = settings.given | {
         "tokenizer": own.given["tokenizer"],
         "model": own.given["model"] | dropouts,
-        "training": noise | said["training"],
+        "training": said["training"] if "noise_rate" in said["training"] else noise | said["training"],
     }
     return Settings({name: dict(values) for name, values in given.items()})
 

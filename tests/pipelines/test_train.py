@@ -1252,6 +1252,13 @@ def test_from_takes_weights_tokenizer_and_architecture_and_a_fresh_optimizer(tra
     assert {tensor.item() for name, tensor in steps.items() if name.endswith("/step")} == {1.0}
 
 
+def test_noise_that_is_asked_for_begins_when_noise_does_whatever_run_comes_before(train_from):
+    outcome, new = train_from("--set", "training.noise_rate=0.2")
+    assert outcome.code == 0, outcome.err
+    training = tomllib.loads((new / "run.toml").read_text())["training"]
+    assert (training["noise_rate"], training["noise_from_epoch"]) == (0.2, 5)
+
+
 def test_from_a_model_that_knows_no_capitals_comes_one_that_knows_none(train_from, trained, tmp_path):
     quiet = shutil.copytree(trained, tmp_path / "quiet")
     record = json.loads((quiet / "config.json").read_text())
