@@ -78,9 +78,9 @@ class MultiHeadAttention(nn.Module):
         self.query_key_value: nn.Module | None = None  # both projections in one, where they were put together
         self.kernel: Kernel = fused
 
-    def split(self, x: Tensor) -> Tensor:
-        """(N, T, E) -> (N, H, T, D)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def split(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """(N, T, E), or sentences packed in (1, M, E), -> (N, H, T, D)."""
+        return (packing.pad(x) if packing else x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def turned(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         """(N, T, E) or (N, T, 2*E), turned head by head by a `rotation` where there is one."""
@@ -91,27 +91,23 @@ class MultiHeadAttention(nn.Module):
 
         Queries and keys are turned by a `rotation` (T or M, 2, D) where there is one.
         """
-        queries = self.turned(self.query(x), rotation)
-        return self.split(packing.pad(queries) if packing else queries)
+        return self.split(self.turned(self.query(x), rotation), packing)
 
     def keys_values(self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None) -> KeysValues:
         """What is attended to: (B, S, E), or sentences packed in (1, M, E), -> two of (B, H, S, D)."""
         keys, values = self.key_value(x).chunk(2, dim=-1)
-        keys = self.turned(keys, rotation)
-        if packing:
-            keys, values = packing.pad(keys), packing.pad(values)
-        return self.split(keys), self.split(values)
+        return self.split(self.turned(keys, rotation), packing), self.split(values, packing)
 
     def of_itself(
         self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
         """The queries of x, and its keys and values."""
-        if self.query_key_value is None or packing:
+        if self.query_key_value is None:
             return self.queries(x, packing, rotation), self.keys_values(x, packing, rotation)
         width = x.size(-1)
         queries_keys, values = self.query_key_value(x).split((2 * width, width), dim=-1)
         queries, keys = self.turned(queries_keys, rotation).chunk(2, dim=-1)
-        return self.split(queries), (self.split(keys), self.split(values))
+        return self.split(queries, packing), (self.split(keys, packing), self.split(values, packing))
 
     def attend(
         self,

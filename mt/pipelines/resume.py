@@ -1,4 +1,4 @@
-"""Going on with a run: what may change, what must not, and where training stood."""
+"""Going on with a run, or from another one: what may change, what must not, and where training stood."""
 
 import logging
 from itertools import chain
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mt.errors import ConfigError, ModelError
 from mt.files import write_json
+from mt.model.config import DROPOUTS, PRESETS
 from mt.pipelines.recipe import Settings, differences
-from mt.pipelines.run_folder import RunFolder
+from mt.pipelines.run_folder import LoadedModel, RunFolder
 from mt.settings import AUTO, Values
 from mt.training.budget import Progress
 from mt.training.checkpoint import Checkpoints, Learned, sound_steps
@@ -88,6 +89,42 @@ def unused_origin(run: RunFolder) -> Path | None:
     """The run that this one was begun from, as long as no checkpoint holds its weights."""
     path = run.read_provenance()["started_from"]
     return Path(path) if path and not Checkpoints(run.path).steps() else None
+
+
+def with_origin(settings: Settings, start: LoadedModel) -> Settings:
+    """The settings with the tokenizer and the shape of the run that training starts from.
+
+    Raises `ConfigError` where something else is said of them.
+    """
+    run, own = RunFolder(start.path), Settings()
+    own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
+    noise: Values = {"noise_rate": 0.0}
+    if run.recipe.is_file():  # an average has none
+        recipe = run.read_recipe()
+        own.add({"tokenizer": recipe["tokenizer"]}, str(run.recipe))
+        noise = {key: recipe["training"][key] for key in ("noise_rate", "noise_from_epoch")}
+    said = settings.said()
+    dropouts = {key: said["model"].pop(key) for key in DROPOUTS if key in said["model"]}
+    said["model"] = PRESETS.get(said["model"].pop("preset", ""), {}) | said["model"]
+    for section in ("tokenizer", "model"):
+        has = own.said()[section]
+        for key, value in said[section].items():
+            if has.get(key) != value:
+                raise ConfigError(
+                    f"{section}.{key} is {value}; the run that --from names has {has.get(key, 'a tokenizer')}",
+                    "leave it out: --from brings the tokenizer and the shape of its run",
+                )
+    given = settings.given | {
+        "tokenizer": own.given["tokenizer"],
+        "model": own.given["model"] | dropouts,
+        "training": said["training"] if "noise_rate" in said["training"] else noise | said["training"],
+    }
+    return Settings({name: dict(values) for name, values in given.items()})
+
+
+SHAPE_FIELDS = (
+    "width", "heads", "feed_forward", "encoder_layers", "decoder_layers", "max_positions", "positions", "norm_first",
+)  # fmt: skip
 
 
 def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:

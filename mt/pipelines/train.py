@@ -19,7 +19,6 @@ from mt.device import Compute, choose, keep_freed_memory, launch_number, usable_
 from mt.errors import ConfigError, Interrupted, ModelError
 from mt.files import claimed, write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
-from mt.model.config import DROPOUTS, PRESETS
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, begin, prepare_again, prepare_new, shares
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
@@ -34,6 +33,7 @@ from mt.pipelines.resume import (
     remember_machine,
     restore,
     unused_origin,
+    with_origin,
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model, versions
 from mt.pipelines.tensorboard import Board, import_writer
@@ -165,42 +165,6 @@ def choose_compute(settings: Settings) -> Compute:
     said = settings.said()["training"]
     threads = said.get("threads") or usable_threads()
     return choose(said.get("device", AUTO), said.get("precision", AUTO), threads, training=True)
-
-
-def with_origin(settings: Settings, start: LoadedModel) -> Settings:
-    """The settings with the tokenizer and the shape of the run that training starts from.
-
-    Raises `ConfigError` where something else is said of them.
-    """
-    run, own = RunFolder(start.path), Settings()
-    own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
-    noise: Values = {"noise_rate": 0.0}
-    if run.recipe.is_file():  # an average has none
-        recipe = run.read_recipe()
-        own.add({"tokenizer": recipe["tokenizer"]}, str(run.recipe))
-        noise = {key: recipe["training"][key] for key in ("noise_rate", "noise_from_epoch")}
-    said = settings.said()
-    dropouts = {key: said["model"].pop(key) for key in DROPOUTS if key in said["model"]}
-    said["model"] = PRESETS.get(said["model"].pop("preset", ""), {}) | said["model"]
-    for section in ("tokenizer", "model"):
-        has = own.said()[section]
-        for key, value in said[section].items():
-            if has.get(key) != value:
-                raise ConfigError(
-                    f"{section}.{key} is {value}; the run that --from names has {has.get(key, 'a tokenizer')}",
-                    "leave it out: --from brings the tokenizer and the shape of its run",
-                )
-    given = settings.given | {
-        "tokenizer": own.given["tokenizer"],
-        "model": own.given["model"] | dropouts,
-        "training": said["training"] if "noise_rate" in said["training"] else noise | said["training"],
-    }
-    return Settings({name: dict(values) for name, values in given.items()})
-
-
-SHAPE_FIELDS = (
-    "width", "heads", "feed_forward", "encoder_layers", "decoder_layers", "max_positions", "positions", "norm_first",
-)  # fmt: skip
 
 
 def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> None:
