@@ -146,11 +146,8 @@ def encode_text(
                 "over_long": int((~kept).sum()),
                 "target_tokens": int(train.target.offsets[-1]),
                 "max_length_ratio": longest_ratio(train.source.lengths, train.target.lengths),
-                "report": text.report,
             },
         )
-        if not kept.all():
-            logger.warning("left out %s pairs of more than %s tokens", f"{int((~kept).sum()):,}", f"{max_tokens:,}")
 
 
 MAX_LENGTH_OFFSET = 10  # tokens that a translation may be longer than its share of the source
@@ -205,8 +202,6 @@ def prepare_new(
     """
     seed, _ = seed_and_threads(settings)
     checked = check_text(texts, undecided_data(settings).rules, seed=seed)
-    for line in checked.report:
-        logger.info("%s", line)
     tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
     if start:
         tokenizers = start.tokenizers
@@ -302,7 +297,10 @@ def read_or_encode(
                 checked = checked or check_text(texts, data.rules, seed=seed)
                 encode_text(checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
     texts.remembered.save()
-    return read_prepared(folder, texts.train, data.temperature)
+    prepared = read_prepared(folder, texts.train, data.temperature)
+    if over_long := prepared.facts["over_long"]:
+        logger.warning("left out %s pairs of more than %s tokens", f"{over_long:,}", f"{data.max_tokens:,}")
+    return prepared
 
 
 def complete_recipe(

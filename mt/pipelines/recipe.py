@@ -83,24 +83,30 @@ class RunConfig:
     validation: ValidationConfig
 
     def __post_init__(self) -> None:
-        limited = self.training.max_steps or self.training.max_minutes
+        training = self.training
+        limited = training.max_steps or training.max_minutes
         if self.optimizer.schedule == "warmup_stable_decay" and not limited:
             raise ConfigError(
                 "the schedule warmup_stable_decay decays towards a limit, and none is given",
                 "add --max-steps or --max-minutes, or --set optimizer.schedule=inverse_sqrt",
             )
-        if self.optimizer.schedule == "cosine" and not self.training.max_steps:
+        if self.optimizer.schedule == "cosine" and not training.max_steps:
             raise ConfigError("the schedule cosine needs --max-steps")
-        if self.training.consistency_from and not limited:
+        if training.consistency_from and not limited:
             raise ConfigError(
                 "training.consistency_from is a share of the limit, and none is given",
                 "add --max-steps or --max-minutes",
             )
-        timed = self.optimizer.schedule == "warmup_stable_decay" and self.training.max_minutes
-        in_decay = self.training.consistency_from > 1 - self.optimizer.decay_fraction
-        if timed and in_decay and self.training.passes == 2:
+        if training.passes == 2 and training.consistency_epochs and not training.consistency_from:
             raise ConfigError(
-                f"two passes from {self.training.consistency_from:g} of the time on would begin while the learning"
+                f"there cannot have been {training.consistency_epochs:,} epochs before the first update",
+                "give training.consistency_from above 0 as well, or training.consistency_epochs=0",
+            )
+        timed = self.optimizer.schedule == "warmup_stable_decay" and training.max_minutes
+        in_decay = training.consistency_from > 1 - self.optimizer.decay_fraction
+        if timed and in_decay and training.passes == 2:
+            raise ConfigError(
+                f"two passes from {training.consistency_from:g} of the time on would begin while the learning"
                 f" rate falls, over the last {self.optimizer.decay_fraction:g}, in steps that are counted before",
                 "lower training.consistency_from or optimizer.decay_fraction, or give --max-steps alone",
             )
@@ -146,6 +152,7 @@ DEPENDENT = {
     ("training", "consistency"): ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs"),
     ("training", "noise_rate"): ("noise_from_epoch",),
     ("data", "clean"): ("max_length_ratio",),
+    ("model", "preset"): tuple(PRESETS["small"]),
 }
 
 
@@ -333,9 +340,10 @@ def resolve_training(
     often = min(max(200, steps_per_epoch), rarest, (given.get("max_steps") or 1 << 40) // 10)
     every = given.get("validate_every_steps", max(1, often))
     limited = bool(given.get("max_steps") or given.get("max_minutes"))
-    consistency = given.get("consistency", "r-drop" if limited and facts.pairs < CONSISTENT_PAIRS else "off")
-    passes = 1 if consistency == "off" else 2  # that memory must hold at a time
     decay = settings.section("optimizer", {})["decay_fraction"]
+    worth_it = limited and facts.pairs < CONSISTENT_PAIRS and decay < 1
+    consistency = given.get("consistency", "r-drop" if worth_it else "off")
+    passes = 1 if consistency == "off" else 2  # that memory must hold at a time
     noise_rate = noise_rate_for(settings, facts.pairs)
     resolved = {
         "device": compute.device.type,

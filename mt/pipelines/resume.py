@@ -25,6 +25,11 @@ RESULTS = {
 OF_THE_MACHINE = ("device", "precision", "threads", "compile", "micro_batch_tokens")
 
 
+def left_to_the_program(now: Settings) -> list[str]:
+    """Settings of the machine that "auto" is said of; a precision that was chosen once stays, as it changes results."""
+    return [key for key in OF_THE_MACHINE if key != "precision" and now.given["training"].get(key) == AUTO]
+
+
 def limits(values: Values) -> tuple[int, float]:
     """The limits in a [training] section, or in a checkpoint's state."""
     return values.get("max_steps", 0), float(values.get("max_minutes", 0))
@@ -34,7 +39,7 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
     """The saved recipe with what may change; raises `ConfigError` with the list of what may not."""
     saved = run.read_recipe()
     said_before = run.read_provenance()["settings"]
-    now_auto = [key for key in OF_THE_MACHINE if now.given["training"].get(key) == AUTO]
+    now_auto = left_to_the_program(now)
     was_auto = [key for key in OF_THE_MACHINE if key not in said_before.get("training", {}) or key in now_auto]
     allowed, refused = differences(saved, now, precision_was_auto="precision" in was_auto)
     if refused:
@@ -54,11 +59,12 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
 
 def remember_machine(run: RunFolder, now: Settings) -> None:
     """Note in config.json what is said of the machine, so that it holds for the sessions to come, too."""
-    said = {key: value for key, value in now.given["training"].items() if key in OF_THE_MACHINE}
-    if said:
+    said = {key: value for key, value in now.said()["training"].items() if key in OF_THE_MACHINE}
+    auto = left_to_the_program(now)
+    if said or auto:
         record = run.read_config()
         training = record["provenance"]["settings"].setdefault("training", {}) | said
-        record["provenance"]["settings"]["training"] = {k: value for k, value in training.items() if value != AUTO}
+        record["provenance"]["settings"]["training"] = {k: value for k, value in training.items() if k not in auto}
         write_json(run.config, record)
 
 
@@ -79,9 +85,11 @@ def check_output(run: RunFolder, *, overwrite: bool) -> None:
 
 def check_started_from(run: RunFolder, start_from: Path) -> None:
     """Raise `ConfigError` when a run is there that did not start from this one: `--from` begins, it does not go on."""
-    if run.read_provenance()["started_from"] != str(start_from):
+    origin = run.read_provenance()["started_from"]
+    if not origin or Path(origin).resolve() != start_from.resolve():
         raise ConfigError(
-            f"{run.path} is already a run, and not one begun --from {start_from}", "choose another --output"
+            f"{run.path} is already a run, and not one begun --from {start_from}",
+            "leave --from out to go on with it, or choose another --output",
         )
 
 
@@ -138,13 +146,13 @@ def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
         )
 
 
-def raised(before: tuple[int, float], now: tuple[int, float]) -> bool:
+def raised(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
     """Whether a limit of steps or minutes is now higher, or gone."""
     return any(b and (not n or n > b) for b, n in zip(before, now, strict=True))
 
 
 def finished(run: RunFolder, settings: Settings) -> str:
-    """Why the run has ended; "" when it has not, or when a limit or the patience that ended it has been raised."""
+    """Why the run has ended; "" when it has not, or when the limit or the patience that ended it has been raised."""
     checkpoints = Checkpoints(run.path)
     steps = checkpoints.steps()
     try:
@@ -152,12 +160,14 @@ def finished(run: RunFolder, settings: Settings) -> str:
     except ModelError:
         return ""  # `restore` looks for an earlier one
     reason = state.get("finished", "")
-    if not reason or raised(limits(state), limits(settings.said()["training"])):
-        return ""
-    patience = settings.said()["validation"].get("patience", 0)
-    if reason.startswith("no gain") and (not patience or patience > state["validations_without_gain"]):
-        return ""
-    return reason
+    if reason.startswith("no gain"):
+        patience = settings.said()["validation"].get("patience", 0)
+        goes_on = not patience or patience > state["validations_without_gain"]
+    else:
+        before, now = limits(state), limits(settings.said()["training"])
+        ended_it = 0 if reason.startswith("max_steps") else 1
+        goes_on = raised(before[ended_it : ended_it + 1], now[ended_it : ended_it + 1])
+    return "" if goes_on else reason
 
 
 def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, float]) -> Progress:
@@ -173,13 +183,15 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
             raise ModelError(
                 f"every checkpoint in {checkpoints.folder} is damaged", "start anew: --overwrite, or another --output"
             )
-        chosen, higher = last, raised(limits(checkpoints.state(last)), limits_now)
+        stopped = checkpoints.state(last)
+        chosen, higher = last, raised(limits(stopped), limits_now)
         if higher:
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)
         progress = Progress.of(checkpoints.load(chosen, learned))
         if higher:  # what was planned towards the limits of before, as a cosine is from its first step
             progress.decay = None
+            progress.published = stopped.get("published")
             progress.consistent = progress.consistent or None
         steps = [step for step in steps if step <= chosen]
         checkpoints.keep(set(steps))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mt.corpus.casing import without_capitals
-from mt.corpus.cleaning import CleaningRules, Report, check_files, hold_out, overlap, report_lines
+from mt.corpus.cleaning import CleaningRules, check_files, hold_out, overlap, report_lines
 from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
 from mt.corpus.tokenizer import script_of
 from mt.errors import DataError
@@ -65,7 +65,6 @@ class CheckedText:
     rows: list[np.ndarray]  # a bool for each line of each corpus
     valid: list[Pair]
     characters: int  # of the pairs that are trained on, about
-    report: list[str]
 
     @property
     def pairs(self) -> int:
@@ -88,13 +87,15 @@ class CheckedText:
 
 
 def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
-    """Judge every corpus; without validation text, hold pairs out of the first training corpus."""
+    """Judge every corpus, and say so; without validation text, hold pairs out of the first training corpus."""
     train, valid = texts.train, texts.valid
-    reports = [check_files(corpus, rules) for corpus in train]
-    lines: list[str] = []
-    for corpus, report in zip(train, reports, strict=True):
-        lines += [f"training text {corpus.name}", *indented(report)]
-        for warning in report.warnings:
+    reports = []
+    for corpus in train:
+        reports.append(check_files(corpus, rules))
+        logger.info("training text %s", corpus.name)
+        for line in report_lines(reports[-1]):
+            logger.info("  %s", line)
+        for warning in reports[-1].warnings:
             logger.warning("%s: %s", corpus.name, warning)
     rows = [report.kept.copy() for report in reports]
     if valid:
@@ -102,10 +103,10 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
         for corpus in valid:
             report = check_files(corpus, rules)
             shared = overlap(reports, report)
-            lines.append(
-                f"validation text {corpus.name}: {report.pairs_read:,} pairs; {shared.sources:,} of the sources and "
-                f"{shared.pairs:,} whole pairs stand in the training text too"
-            )
+            logger.info(
+                "validation text %s: %s pairs; %s of the sources and %s whole pairs stand in the training text too",
+                corpus.name, f"{report.pairs_read:,}", f"{shared.sources:,}", f"{shared.pairs:,}",
+            )  # fmt: skip
             for warning in report.warnings:
                 logger.warning("%s: %s", corpus.name, warning)
             if shared.sources > MUCH_OVERLAP * shared.of:
@@ -119,11 +120,7 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
         rows[0][held] = False
         chosen = set(held.tolist())
         pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]
-        lines.append(f"{len(pairs):,} pairs held out of {train[0].name} for validation")
+        logger.info("%s pairs held out of %s for validation", f"{len(pairs):,}", train[0].name)
     if not pairs or not any(row.any() for row in rows):
         raise DataError("no usable pairs are left to train and validate on", "the table above says what was dropped")
-    return CheckedText(train, rows, pairs, sum(report.characters for report in reports), lines)
-
-
-def indented(report: Report) -> list[str]:
-    return [f"  {line}" for line in report_lines(report)]
+    return CheckedText(train, rows, pairs, sum(report.characters for report in reports))

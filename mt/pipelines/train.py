@@ -130,7 +130,9 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
         check_unchanged(run, texts.checksums)
         if reason := finished(run, settings):
             texts.remembered.save()
-            logger.info("%s is finished (%s); raise a limit to train on", run.path, reason)
+            patience = reason.startswith("no gain")
+            hint = "--set validation.patience=... that is higher" if patience else "a higher limit"
+            logger.info("%s is finished (%s); to train on, give %s", run.path, reason, hint)
             return None
     if new:
         prepared = prepare_new(run, settings, texts, compute, start)

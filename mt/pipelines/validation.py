@@ -95,7 +95,9 @@ class Validation:
         def ranked(penalty: float) -> list[str]:
             return self.ranks.together([translation.ranked_by(penalty).text for translation in own])
 
-        return {penalty: self.scores(ranked(penalty), metric)[metric] for penalty in LENGTH_PENALTIES}
+        scores = {penalty: self.scores(ranked(penalty), metric)[metric] for penalty in LENGTH_PENALTIES}
+        self.clock.agree()  # on how long it took
+        return scores
 
     @torch.inference_mode()
     def loss(self) -> float:
@@ -155,6 +157,11 @@ def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
     if len(candidates) > 1:
         scores = ", ".join(f"{candidate.name} {abs(candidate.score):.2f}" for candidate in candidates)
         logger.info("%s on validation: %s; %s is kept", trainer.validation.metric, scores, chosen.name)
+    published = trainer.progress.published
+    if published is not None and published > chosen.score:
+        logger.info("what was kept before stays: it had %.2f", abs(published))
+        return
+    trainer.progress.published = chosen.score
     if ranks.first:
         save_tensors(run.model, chosen.tensors)
 

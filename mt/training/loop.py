@@ -219,8 +219,9 @@ class Trainer:
         ranked = sorted([*progress.best, (score, progress.step)], key=lambda entry: (-entry[0], entry[1]))
         progress.best = ranked[: self.config.keep_best]
         progress.validated_step = progress.step
-        if gained:
+        if progress.published is None or score > progress.published:
             self.publish()
+            progress.published = score
         self.log({"kind": "valid", **scores, "validation_seconds": took, "best": gained})
 
     def save(self) -> None:

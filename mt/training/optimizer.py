@@ -35,8 +35,14 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.method {self.method} is none of {', '.join(METHODS)}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"optimizer.schedule {self.schedule} is none of {', '.join(SCHEDULES)}")
-        if self.peak_learning_rate <= 0:
+        if not 0 < self.peak_learning_rate < math.inf:
             raise ConfigError(f"optimizer.peak_learning_rate {self.peak_learning_rate} is not above 0")
+        for name in ("epsilon", "weight_decay", "gradient_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"optimizer.{name} {getattr(self, name)} is not a number from 0 on")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optimizer.{name} {getattr(self, name)} is not at least 0 and below 1")
         if self.warmup_steps < 0:
             raise ConfigError(f"optimizer.warmup_steps {self.warmup_steps} is negative")
         if not 0 <= self.decay_fraction <= 1:
@@ -55,20 +61,18 @@ def learning_rate(config: OptimizerConfig, step: int, decay: Decay | None) -> fl
     """The learning rate of step 1, 2, ...  `decay` is needed by cosine, and by warmup_stable_decay once it decays.
 
     inverse_sqrt: Vaswani et al. 2017, equation 3, with its peak given.  warmup_stable_decay falls by 1 - sqrt of the
-    share of the decay done (Hägele et al. 2024).
+    share of the decay done (Hägele et al. 2024).  Where they fall before the warm-up has ended, the lower rate counts.
     """
-    warmup = config.warmup_steps
-    peak = config.peak_learning_rate
-    if step <= warmup:
-        return peak * step / warmup
+    warmup = max(1, config.warmup_steps)
     done = min(1.0, max(0.0, (step - decay.start) / decay.steps)) if decay else 0.0
+    falling = 1.0
     if config.schedule == "inverse_sqrt":
-        return peak * math.sqrt(max(1, warmup) / step)
-    if config.schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * done))
-    if config.schedule == "warmup_stable_decay":
-        return peak * (1 - math.sqrt(done))
-    return peak
+        falling = math.sqrt(warmup / step)
+    elif config.schedule == "cosine":
+        falling = 0.5 * (1 + math.cos(math.pi * done))
+    elif config.schedule == "warmup_stable_decay":
+        falling = 1 - math.sqrt(done)
+    return config.peak_learning_rate * min(step / warmup, falling)
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

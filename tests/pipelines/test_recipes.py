@@ -156,6 +156,12 @@ def test_two_passes_are_for_little_text():
     assert found == ["r-drop", "off"]
 
 
+def test_there_are_no_epochs_before_the_first_update():
+    with pytest.raises(ConfigError, match="there cannot have been 3 epochs before the first update"):
+        recipe_of("tiny", {"consistency": "r-drop", "consistency_epochs": 3})
+    assert recipe_of("tiny", {"max_minutes": 60}, decay_fraction=1.0).training.consistency == "off"
+
+
 def test_a_share_of_no_budget_is_refused():
     with pytest.raises(ConfigError, match=r"consistency_from is a share of the limit, and none is given"):
         recipe_of("small", {"consistency": "r-drop", "consistency_from": 0.5})

@@ -204,6 +204,22 @@ def test_what_is_left_out_is_chosen_by_a_preset(train, corpus, tmp_path, preset,
     assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["data"]["max_length_ratio"] == ratio
 
 
+def test_where_nothing_is_left_the_table_says_what_was_dropped(mt, tiny_flags, tmp_path):
+    for name in ("en", "de"):
+        (tmp_path / f"text.{name}").write_text("\n" * 20)
+    text = ["--train", tmp_path / "text.en", tmp_path / "text.de", "--output", tmp_path / "run", "--max-steps", 2]
+    outcome = mt("train", *text, *tiny_flags)
+    assert outcome.code == ExitCode.DATA
+    assert outcome.err.index(f"training text {tmp_path / 'text.en'}") < outcome.err.index("error: ")
+
+
+def test_pairs_that_are_too_long_are_told_whoever_encoded_them(train, tmp_path):
+    long = ["--cache", tmp_path / "cache", "--set", "data.max_tokens=6"]
+    said = [train(tmp_path / name, *long, steps=2).err for name in ("one", "two")]
+    found = [re.findall("left out (.*) pairs of more than 6 tokens", err) for err in said]
+    assert found[0] == found[1] != []
+
+
 def test_a_cleaning_that_does_not_exist_is_refused(train, tmp_path):
     outcome = train(tmp_path / "run", "--clean", "mild", steps=2)
     assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
@@ -509,6 +525,9 @@ def test_another_choice_brings_its_own_numbers_over_a_complete_recipe(mt, traine
     assert (settings["training"]["consistency_alpha"], settings["training"]["cutoff"]) == ("auto", "auto")
     assert settings["training"]["noise_from_epoch"] == "auto"
     assert settings["data"]["max_length_ratio"] == "auto"
+    assert settings["model"]["width"] == 32
+    model = tomllib.loads(mt("train", *flags, "--preset", "base", "--set", "model.heads=2").out)["model"]
+    assert [model[key] for key in ("width", "heads", "encoder_layers")] == [512, 2, 6]
     both = ["--set", "training.cutoff=0.2", "--set", "training.consistency=r-drop"]  # in whichever order
     assert tomllib.loads(mt("train", *flags, *both).out)["training"]["cutoff"] == 0.2
 
@@ -874,7 +893,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(train, mt, run):
     before = contents_but_checksums(run)
     for outcome in (train(run), mt("train", "--output", run)):
         assert outcome.code == 0
-        assert outcome.err == f"{run} is finished (max_steps 40); raise a limit to train on\n"
+        assert outcome.err == f"{run} is finished (max_steps 40); to train on, give a higher limit\n"
     assert contents_but_checksums(run) == before
 
 
@@ -908,9 +927,30 @@ def test_a_lowered_limit_leaves_a_finished_run_as_it_is(mt, run):
     assert contents_but_checksums(run) == before
 
 
+def test_a_raised_limit_that_ended_nothing_leaves_a_finished_run_as_it_is(train, mt, tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--max-minutes", 30, steps=10).code == 0
+    before = contents_but_checksums(run)
+    outcome = mt("train", "--output", run, "--max-minutes", 60)
+    assert f"{run} is finished (max_steps 10); to train on, give a higher limit" in outcome.err
+    assert contents_but_checksums(run) == before
+
+
+def test_weights_are_replaced_by_better_ones_only_where_a_limit_is_raised(mt, run):
+    state = json.loads((last_checkpoint(run) / "state.json").read_text())
+    (last_checkpoint(run) / "state.json").write_text(json.dumps(state | {"published": 99.0}))
+    before = (run / "model.safetensors").read_bytes()
+    outcome = mt("train", "--output", run, "--max-steps", 60)
+    assert (outcome.code, "what was kept before stays: it had 99.00" in outcome.err) == (0, True)
+    assert (run / "model.safetensors").read_bytes() == before
+    assert json.loads((last_checkpoint(run) / "state.json").read_text())["published"] == 99.0
+
+
 def test_more_patience_goes_on_with_a_run_that_lost_it(train, mt, tmp_path):
     still = ["--set", "optimizer.peak_learning_rate=1e-12", "--set", "training.validate_every_steps=1"]
     assert train(tmp_path / "run", *still, "--set", "validation.patience=2", steps=None).code == 0
+    again = mt("train", "--output", tmp_path / "run")
+    assert "(no gain in 2 validations); to train on, give --set validation.patience=... that is higher" in again.err
     outcome = mt("train", "--output", tmp_path / "run", "--set", "validation.patience=4")
     assert "finished (no gain in 4 validations) after 5 steps" in outcome.err
 
@@ -1061,6 +1101,9 @@ def test_everything_else_is_refused_with_the_list_and_nothing_changes(mt, run):
 def test_another_precision_is_refused_unless_it_was_left_to_the_program(mt, run):
     outcome = mt("train", "--output", run, "--precision", "bf16")
     assert (outcome.code, "training.precision: fp32 -> bf16" in outcome.err) == (ExitCode.USAGE, True)
+    outcome = mt("train", "--output", run, "--precision", "auto", "--max-steps", 41)
+    assert (outcome.code, "training.precision" in outcome.err) == (0, False)
+    assert tomllib.loads((run / "run.toml").read_text())["training"]["precision"] == "fp32"
     config = json.loads((run / "config.json").read_text())
     del config["provenance"]["settings"]["training"]["precision"]
     (run / "config.json").write_text(json.dumps(config))
@@ -1317,8 +1360,10 @@ def test_a_run_begun_from_another_and_killed_before_its_first_checkpoint_still_s
         torch.testing.assert_close(tensor, start[name], atol=1e-9, rtol=0)
 
 
-def test_the_same_command_again_goes_on_with_a_run_started_from_another(train_from):
+def test_the_same_command_again_goes_on_with_a_run_started_from_another(train_from, trained, monkeypatch):
     assert train_from()[0].code == 0
-    outcome, new = train_from()
-    assert outcome.code == 0, outcome.err
-    assert f"{new} is finished (max_steps 1)" in outcome.err
+    monkeypatch.chdir(trained.parent)
+    for same in ([], ["--from", trained.name]):
+        outcome, new = train_from(*same)
+        assert outcome.code == 0, outcome.err
+        assert f"{new} is finished (max_steps 1)" in outcome.err

@@ -185,6 +185,7 @@ def test_patience_ends_training_after_so_many_validations_without_a_gain(tmp_pat
     assert trainer.run() == "no gain in 3 validations"
     assert trainer.progress.step == 25
     assert published == [5, 10]
+    assert trainer.progress.published == 3.0
     assert trainer.progress.best == [(3.0, 10), (3.0, 20), (2.0, 15)]
 
 

@@ -1,5 +1,7 @@
 """Learning rates of single steps, worked out by hand, and which parameters decay."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -34,6 +36,12 @@ def test_after_the_warm_up_each_schedule_follows_its_formula(schedule, decay, ta
     assert rates == pytest.approx(table, abs=1e-12)
 
 
+def test_a_rate_that_falls_before_the_warm_up_has_ended_never_rises_again():
+    """Grown to 0.2 a step; 1 - sqrt(1/4) and so on from step 2 on."""
+    rates = [learning_rate(config("warmup_stable_decay"), step, Decay(1, 4)) for step in range(1, 7)]
+    assert rates == pytest.approx([0.2, 0.4, 0.8 * (1 - 0.5**0.5), 0.8 * (1 - 0.75**0.5), 0, 0])
+
+
 def test_without_a_warm_up_the_first_step_has_the_peak():
     for schedule in ("warmup_stable_decay", "inverse_sqrt", "constant"):
         assert learning_rate(config(schedule, warmup_steps=0), 1, None) == 0.8
@@ -46,6 +54,12 @@ def test_without_a_warm_up_the_first_step_has_the_peak():
         ({"peak_learning_rate": 0.0}, "optimizer.peak_learning_rate 0.0 is not above 0"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps -1 is negative"),
         ({"decay_fraction": 1.5}, "optimizer.decay_fraction 1.5 is not between 0 and 1"),
+        ({"peak_learning_rate": math.nan}, "optimizer.peak_learning_rate nan is not above 0"),
+        ({"beta1": 1.0}, r"optimizer.beta1 1.0 is not at least 0 and below 1"),
+        ({"beta2": -0.1}, r"optimizer.beta2 -0.1 is not at least 0 and below 1"),
+        ({"epsilon": -1e-9}, "optimizer.epsilon -1e-09 is not a number from 0 on"),
+        ({"weight_decay": math.inf}, "optimizer.weight_decay inf is not a number from 0 on"),
+        ({"gradient_clip": -1.0}, "optimizer.gradient_clip -1.0 is not a number from 0 on"),
     ],
 )
 def test_an_impossible_setting_is_refused(change, message):
