@@ -6,7 +6,7 @@ from unicodedata import category
 WORDS = re.compile(r"(?<!\S)[^\s\d<>{}%&@/\\_]+(?!\S)")  # and no tags, names of variables, addresses or codes
 LETTER_AT_START = re.compile("(?<![\\w'’\u0300-\u036f])\\w")  # an apostrophe and an accent are within a word
 # Whose letters are great or small for reasons of their own: tags, placeholders, entities, names with digits, addresses.
-NO_TEXT = re.compile(r"(<[^<>]*>|\{[^{}]*\}|%\w+|&\w+;|\S*(?:[\d_@\\]|://)\S*)")
+NO_TEXT = re.compile(r"(<[^<>]*>|\{[^{}]*\}|%\w+|&\w+;|(?<![^\s>};])\S*(?:[\d_@\\]|://)\S*)")
 FEWEST_CAPITALS = 6  # of a line in capitals: fewer may be "NATO", or "BMW AG"
 
 
@@ -19,7 +19,7 @@ def title_case(line: str) -> str:
 
 
 def lower_case_of_capitals(line: str) -> str:
-    """As `without_capitals` would read the line if it were in capitals: ß is ss there."""
+    """In lower case, as words are read where the line is in capitals: ß is ss there."""
     return WORDS.sub(lambda word: word[0].upper().lower(), line)
 
 

@@ -1,6 +1,6 @@
-"""Beam search over any model with `encode` and `decode`.
+"""Beam search over any model with `encode`, `hidden`, `project` and `projection_to`.
 
-Knows token ids and log-probabilities; nothing of text, tokenizers, or which model is behind `decode`.  Scores are
+Knows token ids and log-probabilities; nothing of text, tokenizers, or which model is behind these.  Scores are
 log-probabilities in nats: larger is better.  A hypothesis is ranked by log-probability / length**length_penalty, its
 `</s>` counted.  What a sentence gets depends on the sentence alone, never on what stands beside it in the batch.
 
@@ -12,7 +12,7 @@ Shapes: B sentences, K beams, N = B*K rows, S source length, V vocabulary, or th
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,9 +23,10 @@ from mt.errors import ConfigError
 from mt.model.cache import DecoderState
 from mt.model.transformer import Transformer
 
-CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # log-probabilities that exist at a time
+CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # logits that exist at a time
+FEWEST_ROWS = {"cpu": 32, "cuda": 32}  # of a product with the projection, which is read anew for each
 ASK_EVERY = {"cpu": 1, "cuda": 8}  # steps between the questions whether sentences have finished, each a sync
-
+GREATEST_PENALTY = 10  # far above all that is of use, and below what floating-point numbers can hold
 
 # Sentences: 1, 2 ... 8, 10, 12, 14, 16, 20 ...  Few sizes, as libraries prepare products anew for each number of rows.
 BATCH_SIZES = sorted({1, 2, 3} | {base << n for base in (4, 5, 6, 7) for n in range(20)})
@@ -50,13 +51,13 @@ class SearchConfig:
                 f"{self.nbest} best hypotheses of {self.beam} beams cannot be returned",
                 f"choose a --beam of at least {self.nbest} and an --nbest of at least 1",
             )
-        if self.length_penalty < 0:
-            raise ConfigError(f"length penalty {self.length_penalty} is negative")
-        if self.max_length_ratio < 0 or self.max_length_offset < 1:
+        if not 0 <= self.length_penalty <= GREATEST_PENALTY:
+            raise ConfigError(f"length penalty {self.length_penalty:g} is not between 0 and {GREATEST_PENALTY}")
+        if not 0 <= self.max_length_ratio < math.inf or self.max_length_offset < 1:
             raise ConfigError(
                 f"translations of at most {self.max_length_ratio:g} tokens for each of the source and"
                 f" {self.max_length_offset} more may have none",
-                "max_length_ratio is at least 0, max_length_offset at least 1",
+                "max_length_ratio is a number from 0 on, max_length_offset at least 1",
             )
 
     def max_target_tokens(self, source_tokens: int) -> int:
@@ -122,21 +123,19 @@ class Beams:
         return Beams(*(getattr(self, name)[sentences] for name in self.__slots__))
 
 
-def step(beams: Beams, logits: Tensor, length: int, rules: Rules) -> Beams:
+def step(beams: Beams, parts: Iterable[Tensor], length: int, rules: Rules) -> Beams:
     """Extend every live hypothesis of `length` tokens by one; keep the K best live and the K best ended.
 
-    `logits` is (B, K, V), at the first step (B, 1, V), and may be written into.  A sentence at its limit can only end.
+    `parts` are the logits (b, K, V), at the first step (b, 1, V), of some sentences and then of others, and may be
+    written into.  A sentence at its limit can only end.
     """
-    K, V = rules.beams, logits.size(-1)
-    # Log-probabilities exist for some sentences at a time: what is that small stays in a CPU's cache.
-    size = max(1, CHUNK_ELEMENTS[logits.device.type] // (logits.size(1) * V))
-    found = [
-        best_sums(scores, allowed_log_probs(some, limits, length, rules), 2 * K)  # since at most K of 2K can end
-        for scores, some, limits in zip(
-            beams.scores.split(size), logits.split(size), rules.limits.split(size), strict=True
-        )
-    ]
-    scores, flat = (torch.cat(parts) for parts in zip(*found, strict=True))  # (B, 2K)
+    K, found, seen = rules.beams, [], 0
+    for logits in parts:
+        some = slice(seen, seen + len(logits))
+        log_probs = allowed_log_probs(logits, rules.limits[some], length, rules)
+        found.append(best_sums(beams.scores[some], log_probs, 2 * K))  # since at most K of 2K can end
+        seen, V = some.stop, logits.size(-1)
+    scores, flat = (torch.cat(each) for each in zip(*found, strict=True))  # (B, 2K)
     parents, tokens = flat // V, flat % V
     ends = tokens == rules.eos
 
@@ -254,7 +253,9 @@ def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
 
     Those that stay keep their places, but for the last ones, which go where others have left.
     """
-    unsettled = int((~settled).sum())
+    unsettled = len(settled) - int(settled.sum())
+    if unsettled == len(settled) and not last:
+        return torch.arange(len(settled)), torch.empty(0, dtype=torch.long)
     size = 0 if last or not unsettled else BATCH_SIZES[bisect_left(BATCH_SIZES, unsettled)]
     order = settled.int().argsort(stable=True)  # the unsettled first
     chosen, leaving = order[:size], order[size:]
@@ -263,12 +264,32 @@ def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
     return staying, leaving
 
 
-def next_logits(models: Sequence[Transformer], tokens: Tensor, states: Sequence[DecoderState]) -> Tensor:
-    """Float32 logits (N, V) of the next token; of several models, the logarithm of their mean probability."""
-    logits = [model.decode(tokens, state)[:, -1].float() for model, state in zip(models, states, strict=True)]
-    if len(logits) == 1:
-        return logits[0]
-    return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)  # unscaled, like any logits
+def sentences_at_once(tokens: Tensor, vocabulary: int) -> int:
+    """Of how many of the sentences of tokens (B, K) logits exist at a time: what is small stays in a CPU's cache."""
+    device = tokens.device.type
+    rows = max(FEWEST_ROWS[device], CHUNK_ELEMENTS[device] // vocabulary)
+    return math.ceil(len(tokens) / math.ceil(tokens.numel() / rows))
+
+
+def next_logits(
+    models: Sequence[Transformer], tokens: Tensor, states: Sequence[DecoderState], at_once: int
+) -> Iterator[Tensor]:
+    """Float32 logits (b, K, V) of the token after tokens (B, K), of so many sentences `at_once`.
+
+    Of several models they are the logarithm of their mean probability.
+    """
+    K = tokens.size(1)
+
+    def logits_of(hidden: tuple[Tensor, ...]) -> Tensor:
+        logits = [model.project(x, state).float() for model, x, state in zip(models, hidden, states, strict=True)]
+        if len(logits) == 1:
+            return logits[0].unflatten(0, (-1, K))
+        mean = torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)  # unscaled, like any logits
+        return mean.unflatten(0, (-1, K))
+
+    rows = tokens.view(-1, 1)  # (N, 1)
+    hidden = [model.hidden(rows, state)[:, -1].split(at_once * K) for model, state in zip(models, states, strict=True)]
+    return map(logits_of, zip(*hidden, strict=True))
 
 
 def numbers_among(candidates: Tensor, ids: Sequence[int]) -> list[int]:
@@ -297,6 +318,7 @@ def search(
     leave as soon as the others fill a smaller batch of one of the `BATCH_SIZES`.
     """
     B, K, device = len(source), config.beam, source.device
+    V = models[0].config.target_vocabulary if candidates is None else len(candidates)
     states = [model.encode(source, mask).with_past(K, max(limits)) for model in models]
     if candidates is not None:
         [eos], forbidden = numbers_among(candidates, [eos]), numbers_among(candidates, forbidden)
@@ -319,8 +341,8 @@ def search(
     searching = torch.arange(B)  # the sentences that the rows of the batch belong to
 
     for length in range(max(limits)):
-        logits = next_logits(models, beams.tokens.view(-1, 1), states)  # (N, V), at the first step (B, V)
-        beams = step(beams, logits.unflatten(0, beams.tokens.shape), length, rules)
+        parts = next_logits(models, beams.tokens, states, sentences_at_once(beams.tokens, V))
+        beams = step(beams, parts, length, rules)
         if candidates is not None:
             beams = replace(beams, tokens=candidates[beams.tokens])
         history.append(beams, length)

@@ -5,7 +5,8 @@ together.  A line of white space only gives an empty translation.
 """
 
 import logging
-from bisect import bisect_right
+import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.casing import without_capitals
 from mt.corpus.tokenizer import Tokenizer
-from mt.decoding.search import BATCH_SIZES, Hypothesis, SearchConfig, search
+from mt.decoding.search import Hypothesis, SearchConfig, search
 from mt.decoding.shortlist import Shortlist
 from mt.device import Compute
 from mt.model.transformer import Transformer
@@ -55,11 +56,12 @@ class Translation:
 def default_batch_tokens(compute: Compute, beam: int) -> int:
     """Sentences x longest source of a batch.
 
-    On a core of a CPU 2,048 was ahead of 512 and 1,024 with a beam of 5, and 4,096 of 1,024, 2,048 and 8,192 with 1.
+    With two workers on a CPU 8,192 was ahead of 2,048 and 4,096 with a beam of 1, and 4,096 of 2,048 with 5, where
+    8,192 gained nothing.
     """
     if compute.on_cuda:
         return 16_384
-    return 4_096 if beam == 1 else 2_048
+    return 8_192 if beam == 1 else 4_096
 
 
 class Translator:
@@ -132,23 +134,36 @@ class Translator:
     def results(self, sentences: list[list[int]]) -> Iterator[tuple[list[int], list[list[ScoredText]]]]:
         """Batches of numbers of sentences, each with the hypotheses of its sentences; workers share what is enough."""
         tokens_each = sum(map(len, sentences)) // (BATCHES_A_WORKER * self.processes)
-        workers = self.workers if tokens_each >= SMALLEST_BATCH_TOKENS else None
-        batches = list(self.batches(sentences, min(self.batch_tokens, tokens_each) if workers else self.batch_tokens))
+        enough = len(sentences) >= self.processes and tokens_each >= SMALLEST_BATCH_TOKENS
+        workers = self.workers if enough else None
+        batches = self.batches(sentences, self.processes if workers else 1)
         sources = [[sentences[i] for i in batch] for batch in batches]
         found = workers.map(sources) if workers else map(self.translate_batch, sources)
         return zip(batches, found, strict=True)
 
-    def batches(self, sentences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
+    def batches(self, sentences: list[list[int]], workers: int = 1) -> list[list[int]]:
         """Numbers of sentences that are searched together: the longest first, under the token budget.
 
-        A short sentence counts as one of `max_length_offset` tokens, since its translation may have more than these.
+        There are no more than the budget asks for, or so many that each worker has as many as the others, and they are
+        as alike in tokens as can be.  A short sentence counts as one of `max_length_offset` tokens, since its
+        translation may have more than these.
         """
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
-        while order:
-            most = max(1, batch_tokens // max(len(sentences[order[0]]), self.config.max_length_offset))
-            size = BATCH_SIZES[bisect_right(BATCH_SIZES, most) - 1]
-            yield order[:size]
-            order = order[size:]
+        lengths = [max(len(sentences[i]), self.config.max_length_offset) for i in order]
+
+        def cut(batch_tokens: int) -> list[list[int]]:
+            batches, start = [], 0
+            while start < len(order):
+                batches.append(order[start : start + max(1, batch_tokens // lengths[start])])
+                start += len(batches[-1])
+            return batches
+
+        fewest = BATCHES_A_WORKER if workers > 1 else 1
+        number = max(fewest, math.ceil(len(cut(self.batch_tokens)) / workers)) * workers
+        # Of budgets under which there are no more batches than that, the smallest.
+        budgets = range(min(self.batch_tokens, len(order) * max(lengths, default=0)))
+        budget = bisect_left(budgets, -number, key=lambda tokens: -len(cut(tokens)))
+        return cut(budget)
 
     def translate_batch(self, sentences: list[list[int]]) -> list[list[ScoredText]]:
         """The hypotheses of a batch of source ids, as text."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt.model.dropout import drop
-from mt.model.packing import Packing
+from mt.model.packing import SHORTEST_ROW, Packing
 from mt.model.positions import rotate
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, H, S, D)
@@ -29,7 +29,17 @@ def fused(
 
     `dropout` is the share of weights dropped.
     """
+    if not causal and (missing := SHORTEST_ROW[keys.device.type] - keys.size(2)) > 0:
+        if bias is None:
+            bias = keys.new_zeros(1, 1, 1, keys.size(2))
+        keys, values, bias = *(F.pad(x, (0, 0, 0, missing)) for x in (keys, values)), hiding(bias)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=dropout, is_causal=causal)
+
+
+def hiding(bias: Tensor) -> Tensor:
+    """A bias (..., keys) that also hides keys which fill up those that it is for, where these are few."""
+    missing = SHORTEST_ROW[bias.device.type] - bias.size(-1)
+    return F.pad(bias, (0, missing), value=-torch.inf) if missing > 0 else bias
 
 
 def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal: bool) -> Tensor:

@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mt.model.attention import KeysValues
+from mt.model.attention import KeysValues, hiding
 from mt.model.packing import SHORTEST_ROW
 
 
 class Past:
-    """The self-attention keys and values of one layer, in room (B, H, P, D) for so many a sentence."""
+    """The self-attention keys and values of one layer, in room (B, H, P, D), of which more is made when it is full."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -29,6 +28,8 @@ class Past:
         """Add those of one token of each row, two of (N, H, 1, D); returns all so far, two of (B, H, P, D)."""
         beams = len(keys_values[0]) // len(self.keys)
         end = self.used + beams
+        if end > self.keys.size(2):
+            self.keys, self.values = (laid_out(room, end + end // 2) for room in (self.keys, self.values))
         for room, new in zip((self.keys, self.values), keys_values, strict=True):
             room[:, :, self.used : end] = new.squeeze(2).unflatten(0, (-1, beams)).transpose(1, 2)
         self.used = end
@@ -64,12 +65,6 @@ def laid_out(x: Tensor, length: int = 0) -> Tensor:
     return room
 
 
-def hiding(bias: Tensor) -> Tensor:
-    """A bias (..., keys) that also hides the keys which fill up those that it is for."""
-    missing = SHORTEST_ROW[bias.device.type] - bias.size(-1)
-    return F.pad(bias, (0, missing), value=-torch.inf) if missing > 0 else bias
-
-
 @dataclass
 class DecoderState:
     """Where a decoder stands.  Without a past it reads whole target sentences; with one it goes token by token."""
@@ -83,9 +78,11 @@ class DecoderState:
     projection: Callable[[Tensor], Tensor] | None = None  # to some of the vocabulary; None: to all of it
 
     def with_past(self, beams: int, max_length: int) -> "DecoderState":
-        """The state before the first token, with room for `max_length` tokens of `beams` rows a sentence."""
+        """The state before the first of at most `max_length` tokens of `beams` rows a sentence."""
         memory = [(laid_out(keys), laid_out(values)) for keys, values in self.memory]
-        past = [Past(*(laid_out(x[:, :, :0], beams * max_length) for x in keys_values)) for keys_values in self.memory]
+        # A CPU reads keys faster that lie close together: room for all of them is for where nothing should be copied.
+        room = beams * max_length if self.memory[0][0].is_cuda else 0
+        past = [Past(*(laid_out(x[:, :, :0], room) for x in keys_values)) for keys_values in self.memory]
         bias, keys = self.memory_bias, self.memory[0][0]
         if bias is None and keys.size(2) < memory[0][0].size(2):
             bias = keys.new_zeros(len(keys), 1, 1, keys.size(2))

@@ -1,8 +1,9 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017): ids in, logits out.
 
-`encode` returns the state that a decoder starts from; `decode` goes on from a state, over whole target sentences
-(where a causal kernel needs no mask because padding stands on the right) or token by token (search).  Training lays
-whole sentences end to end in one row: see `packing.py`.
+`encode` returns the state that a decoder starts from; `hidden` goes on from a state, over whole target sentences
+(where a causal kernel needs no mask because padding stands on the right) or token by token (search), and `project`
+makes logits of that, of some tokens at a time where these are many; `decode` is both.  Training lays whole sentences
+end to end in one row: see `packing.py`.
 
 Shapes: B sentences, K beams, N = B*K rows, S source length, T target length, M tokens of a packed row, E width,
 V vocabulary.
@@ -120,8 +121,9 @@ class Transformer(nn.Module):
 
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Logits of the token after each of target ids (N, T): (N, T, V), or of what the state projects to."""
-        hidden = self.hidden(ids, state)
+        return self.project(self.hidden(ids, state), state)
+
+    def project(self, hidden: Tensor, state: DecoderState) -> Tensor:
+        """Logits (..., V) of what the last decoder layer has made of tokens (..., E)."""
         projection = state.projection or self.projection
-        if projection:
-            return projection(hidden)
-        return nn.functional.linear(hidden, self.output_weight)
+        return projection(hidden) if projection else nn.functional.linear(hidden, self.output_weight)

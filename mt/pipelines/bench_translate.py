@@ -62,13 +62,19 @@ class MeteredModel:
         self.add(len(candidates) * (WEIGHT_BYTES["fp32"] * self.config.width + self.piece_bytes))  # read and written
         return self.model.projection_to(candidates)
 
-    def decode(self, ids: Tensor, state: DecoderState) -> Tensor:
-        logits = self.model.decode(ids, state)
+    def hidden(self, ids: Tensor, state: DecoderState) -> Tensor:
+        hidden = self.model.hidden(ids, state)
         shown = 1.0 if state.memory_bias is None else float((state.memory_bias == 0).float().mean())  # not filled up
         memory = shown * sum(each.nbytes for pair in state.memory for each in pair)
         past = sum(each[:, :, : past.used].nbytes for past in state.past for each in (past.keys, past.values))
-        projection = self.piece_bytes * logits.size(-1)
-        self.add(self.decoder_bytes + projection + memory + past + 2 * logits.nbytes)
+        self.add(self.decoder_bytes + memory + past)
+        self.rows = len(ids)
+        return hidden
+
+    def project(self, hidden: Tensor, state: DecoderState) -> Tensor:
+        logits = self.model.project(hidden, state)
+        share = len(hidden) / self.rows  # of what is read at once at the least
+        self.add(share * self.piece_bytes * logits.size(-1) + 2 * logits.nbytes)
         return logits
 
     def add(self, moved: float) -> None:

@@ -29,6 +29,7 @@ def test_what_is_no_word_stays_as_it_is():
         ("HALT, WER DA?", "halt, wer da?"),
         ("ACHTUNG", "achtung"),
         (" ALLE  <b>MANN AN</b> {Ort} 3X&nbsp;R2D2 ", " alle  <b>mann an</b> {Ort} 3X&nbsp;R2D2 "),
+        ("ALLE MANN AN <b>A380</b>", "alle mann an <b>A380</b>"),
         ("HERREN/DAMEN TOILETTE", "herren/damen toilette"),
         ("MEHR BEI https://Mehr.de/A?b=C UND a@B.de", "mehr bei https://Mehr.de/A?b=C und a@B.de"),
         ("DIE STRAßE IST GESPERRT", "die straße ist gesperrt"),  # there is a capital ẞ, but hardly anybody types it
@@ -50,6 +51,10 @@ def test_other_lines_stay_as_they_are(line):
 @pytest.mark.parametrize("line", ["AB12 CD34 EF56", "我用 NETFLIX", "ǅAMIJA IZ BIHAĆA", "مرحبا NETFLIX", "MAX_LENGTH"])
 def test_what_is_not_written_in_capitals_for_loudness_stays_as_it_is(line):
     assert without_capitals(line) == line
+
+
+def test_a_line_without_spaces_takes_no_longer_than_others():
+    assert without_capitals("ABC" * 100_000) == "abc" * 100_000  # minutes, if each letter were taken for a beginning
 
 
 @pytest.mark.parametrize("line", ["Import/Export HTML CSS", "WICHTIG: <b>Bitte lesen</b>"])

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +86,8 @@ class TableModel:
     Tokens that are not named are impossible; after a token that has no row, all are alike.
     """
 
+    config = SimpleNamespace(target_vocabulary=6)
+
     def __init__(self, *kinds):
         probabilities = torch.full((len(kinds), 6, 6), 1 / 6)
         for kind, rows in enumerate(kinds):
@@ -95,8 +98,10 @@ class TableModel:
     def encode(self, source, mask):
         return TableState(source[:, 0])
 
-    def decode(self, ids, state):
-        log_probs = self.log_probs[state.kinds.repeat_interleave(state.beams), ids[:, 0]][:, None]
+    def hidden(self, ids, state):
+        return self.log_probs[state.kinds.repeat_interleave(state.beams), ids[:, 0]][:, None]
+
+    def project(self, log_probs, state):
         return state.projection(log_probs) if state.projection else log_probs
 
     def projection_to(self, candidates):
@@ -218,7 +223,7 @@ NEXT = logs(  # (B, K, V): probabilities of <s>, </s>, a, b
 @pytest.mark.parametrize("shift", [0.0, 5.0])
 def test_a_step_by_hand(shift):
     """Candidates: b of beam 1 .28, </s> of 0 .24, a of 0 .18; and a of 0 .25, b of 0 .125, </s> of 1 .12, third."""
-    after = step(BEFORE, NEXT + shift, 1, rules([9, 9]))  # logits are log-probabilities up to a constant
+    after = step(BEFORE, [NEXT + shift], 1, rules([9, 9]))  # logits are log-probabilities up to a constant
     torch.testing.assert_close(after.scores, logs([0.28, 0.18], [0.25, 0.125]))
     assert after.tokens.tolist() == [[B_, A], [A, B_]]
     assert after.parents.tolist() == [[1, 0], [0, 0]]
@@ -230,7 +235,7 @@ def test_a_step_by_hand(shift):
 
 
 def test_a_step_at_the_limit_of_one_sentence_ends_that_one_alone():
-    after = step(BEFORE, NEXT.clone(), 1, rules([2, 3], length_penalty=0.0))
+    after = step(BEFORE, [NEXT.clone()], 1, rules([2, 3], length_penalty=0.0))
     torch.testing.assert_close(after.ended[0], logs(0.6 * 0.4, 0.4 * 0.1))
     assert after.ended_parents[0].tolist() == [0, 1]
     assert (after.scores[0] == -math.inf).all()
@@ -240,14 +245,15 @@ def test_a_step_at_the_limit_of_one_sentence_ends_that_one_alone():
 
 def test_no_live_hypothesis_is_lost_to_one_that_ends():
     start = Beams.start(1, 2, BOS, torch.device("cpu"))
-    after = step(start, logs([[0.0, 0.5, 0.3, 0.2]]).view(1, 1, 4), 0, rules([9]))
+    after = step(start, [logs([[0.0, 0.5, 0.3, 0.2]]).view(1, 1, 4)], 0, rules([9]))
     torch.testing.assert_close(after.scores, logs([0.3, 0.2]))
     assert after.tokens.tolist() == [[A, B_]]
     torch.testing.assert_close(after.ended, torch.tensor([[math.log(0.5), -math.inf]]))
 
 
 def test_the_better_of_two_that_ended_stands_first():
-    after = step(BEFORE, logs([[0.0, 0.1, 0.5, 0.4]] * 2, [[0.0, 0.9, 0.05, 0.05]] * 2), 1, rules([9, 9]))
+    logits = logs([[0.0, 0.1, 0.5, 0.4]] * 2, [[0.0, 0.9, 0.05, 0.05]] * 2)
+    after = step(BEFORE, [logits], 1, rules([9, 9]))
     torch.testing.assert_close(after.ended[1], torch.tensor([math.log(0.5 * 0.9) / 2, math.log(0.3 * 0.9) / 2]))
     assert after.ended_lengths[1].tolist() == [2, 2]  # the one at -2.0 had to leave
 
@@ -258,6 +264,7 @@ def test_a_search_that_takes_sentences_one_by_one_finds_the_same(device, monkeyp
     limits = [2 * len(ids) + 3 for ids in sentences]
     together = search_all([model], sentences, limits, device, beam=beam)
     monkeypatch.setitem(module.CHUNK_ELEMENTS, device.type, 1)
+    monkeypatch.setitem(module.FEWEST_ROWS, device.type, 1)
     assert_same(search_all([model], sentences, limits, device, beam=beam), together)
 
 
@@ -485,7 +492,7 @@ def test_nobody_waits_for_a_token(device, monkeypatch, beam, positions):
         return call
 
     monkeypatch.setitem(module.ASK_EVERY, device.type, 1000)
-    parts = [(Transformer, "decode"), (module, "step"), (module.History, "append"), (DecoderState, "reorder")]
+    parts = [(Transformer, "hidden"), (module, "step"), (module.History, "append"), (DecoderState, "reorder")]
     for place, name in parts:
         monkeypatch.setattr(place, name, watched(getattr(place, name)))
     search_all([model], sentences, [9] * 5, device, beam=beam)
@@ -513,8 +520,8 @@ def test_an_ensemble_is_the_mean_of_probabilities(device):
 def test_logits_of_an_ensemble_by_hand():
     one, other = TableModel({BOS: {EOS: 0.5, A: 0.5}}), TableModel({BOS: {EOS: 0.1, A: 0.9}})
     states = [TableState(torch.tensor([0]), beams=1) for _ in range(2)]
-    logits = next_logits([one, other], torch.tensor([[BOS]]), states)
-    torch.testing.assert_close(logits.softmax(-1), torch.tensor([[0.0, 0.3, 0.7, 0.0, 0.0, 0.0]]))
+    [logits] = next_logits([one, other], torch.tensor([[BOS]]), states, at_once=1)
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor([[[0.0, 0.3, 0.7, 0.0, 0.0, 0.0]]]))
 
 
 def assert_nearly_equal(found, expected):
@@ -546,10 +553,13 @@ class Narrow:
 
     def __init__(self, model, candidates):
         self.model, self.candidates, self.encode = model, candidates, model.encode
-        self.output_weight = model.output_weight
+        self.hidden, self.config, self.output_weight = model.hidden, model.config, model.output_weight
 
     def decode(self, ids, state):
-        logits = self.model.decode(ids, state)
+        return self.project(self.hidden(ids, state), state)
+
+    def project(self, hidden, state):
+        logits = self.model.project(hidden, state)
         narrowed = torch.full_like(logits, -torch.inf)
         narrowed[..., self.candidates] = logits[..., self.candidates]
         return narrowed
@@ -593,7 +603,10 @@ def test_at_the_limit_the_end_is_forced_among_candidates_too():
         ({"beam": 0}, "beam 0 is below 1"),
         ({"beam": 3, "nbest": 4}, "4 best hypotheses of 3 beams cannot be returned"),
         ({"nbest": 0}, "0 best hypotheses of 5 beams cannot be returned"),
-        ({"length_penalty": -0.1}, "length penalty -0.1 is negative"),
+        ({"length_penalty": -0.1}, "length penalty -0.1 is not between 0 and 10"),
+        ({"length_penalty": 10.1}, "length penalty 10.1 is not between 0 and 10"),
+        ({"length_penalty": math.nan}, "length penalty nan is not between 0 and 10"),
+        ({"max_length_ratio": math.inf}, "at most inf tokens for each"),
         ({"max_length_ratio": -1.0}, "at most -1 tokens for each of the source and 10 more may have none"),
         ({"max_length_offset": 0}, "at most 2 tokens for each of the source and 0 more may have none"),
     ],

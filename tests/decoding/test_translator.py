@@ -129,9 +129,9 @@ def test_the_size_of_batches_changes_no_translation(translator, batch_tokens):
 
 
 def test_a_batch_keeps_to_its_budget_or_is_one_sentence(translator):
-    translator.config = SearchConfig(max_length_offset=1)
+    translator.config, translator.batch_tokens = SearchConfig(max_length_offset=1), 10
     sentences = [[4] * length for length in (3, 9, 1, 5, 2, 5, 30, 4)]
-    batches = list(translator.batches(sentences, 10))
+    batches = translator.batches(sentences)
     assert sorted(i for batch in batches for i in batch) == list(range(8))
     longest_first = [[len(sentences[i]) for i in batch] for batch in batches]
     assert longest_first == [[30], [9], [5, 5], [4, 3], [2, 1]]
@@ -139,13 +139,32 @@ def test_a_batch_keeps_to_its_budget_or_is_one_sentence(translator):
 
 def test_a_short_sentence_counts_as_what_its_translation_may_always_have(translator):
     assert translator.config.max_length_offset == 10
+    translator.batch_tokens = 40
     for length in (1, 9, 10):
-        assert [len(batch) for batch in translator.batches([[4] * length] * 8, 40)] == [4, 4]
+        assert [len(batch) for batch in translator.batches([[4] * length] * 8)] == [4, 4]
 
 
-def test_a_batch_has_one_of_few_sizes(translator):
-    batches = translator.batches([[4] * 10] * 40, 130)  # 13 would fit
-    assert [len(batch) for batch in batches] == [12, 12, 12, 4]
+@pytest.mark.parametrize(
+    ("batch_tokens", "workers", "sizes"),
+    [
+        (130, 1, [10] * 4),  # not 13, 13, 13, 1
+        (130, 2, [10] * 4),
+        (80, 2, [7, 7, 7, 7, 7, 5]),
+        (10**30, 2, [10] * 4),
+        (10**30, 1, [40]),
+        (1, 3, [1] * 40),
+    ],
+)
+def test_batches_are_as_many_as_the_budget_and_the_workers_ask_for_and_alike(translator, batch_tokens, workers, sizes):
+    translator.batch_tokens = batch_tokens
+    assert [len(batch) for batch in translator.batches([[4] * 10] * 40, workers)] == sizes
+
+
+def test_batches_of_unlike_sentences_are_alike_in_tokens(translator):
+    sentences = [[4] * length for length in range(10, 60)]
+    tokens = [len(batch) * len(sentences[batch[0]]) for batch in translator.batches(sentences, workers=2)]
+    assert len(tokens) == 4
+    assert max(tokens) - min(tokens) < 60
 
 
 def test_workers_translate_as_one_process_does(translator, model, tokenizer, monkeypatch):
@@ -169,6 +188,13 @@ def test_each_worker_has_its_share_of_a_window(model, tokenizer, translator, mon
     sentences = [[4] * 10] * 60
     list(shared.results(sentences))
     assert [len(batch) for batch in given] == [10] * 6  # two for each
+
+
+def test_fewer_sentences_than_workers_are_translated_by_one_process(model, tokenizer, translator, monkeypatch):
+    shared = Translator([model], translator.tokenizers, translator.config, translator.compute, workers=3)
+    monkeypatch.setattr(shared, "translate_batch", lambda batch: [[] for _ in batch])
+    assert [batch for batch, _ in shared.results([[4] * 1000] * 2)] == [[0, 1]]
+    assert not shared.workers.processes
 
 
 def test_a_line_that_is_too_long_is_cut_with_a_warning_that_names_it(translator, tokenizer, caplog, searched):

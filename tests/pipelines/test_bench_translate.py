@@ -81,7 +81,7 @@ def test_bytes_are_those_of_weights_keys_values_and_logits(trained):
     E, F = 32, 64
     encoder = 4 * E * E + 2 * E * F + 2 * E * E  # with the keys and values that the decoder looks at
     assert metered.total.value == 4 * encoder
-    metered.decode(torch.tensor([[1], [1]]), state)
+    metered.project(metered.hidden(torch.tensor([[1], [1]]), state), state)
     decoder = 4 * E * E + 2 * E * E + 2 * E * F + V * E
     memory, past, logits = 2 * 3 * E, 2 * 2 * E, 2 * 2 * V
     assert metered.total.value == 4 * (encoder + decoder + memory + past + logits)
@@ -96,7 +96,8 @@ def test_bytes_of_a_projection_to_candidates_are_those_of_making_it_and_of_its_r
         state = metered.encode(torch.tensor([[5, 6, 2]])).with_past(1, 9)
         if candidates is not None:
             state.projection = metered.projection_to(candidates)
-        assert metered.decode(torch.tensor([[1]]), state).size(-1) == (V if candidates is None else 10)
+        logits = metered.project(metered.hidden(torch.tensor([[1]]), state), state)
+        assert logits.size(-1) == (V if candidates is None else 10)
         totals.append(metered.total.value)
     whole, some = totals
     assert whole - some == 4 * ((V - 10) * (E + 2) - 2 * 10 * E)
