@@ -24,7 +24,7 @@ from mt.model.cache import DecoderState
 from mt.model.transformer import Transformer
 
 CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # logits that exist at a time
-FEWEST_ROWS = {"cpu": 32, "cuda": 32}  # of a product with the projection, which is read anew for each
+FEWEST_ROWS = 32  # of a product with the projection, which is read anew for each
 ASK_EVERY = {"cpu": 1, "cuda": 8}  # steps between the questions whether sentences have finished, each a sync
 GREATEST_PENALTY = 10  # far above all that is of use, and below what floating-point numbers can hold
 
@@ -267,7 +267,7 @@ def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
 def sentences_at_once(tokens: Tensor, vocabulary: int) -> int:
     """Of how many of the sentences of tokens (B, K) logits exist at a time: what is small stays in a CPU's cache."""
     device = tokens.device.type
-    rows = max(FEWEST_ROWS[device], CHUNK_ELEMENTS[device] // vocabulary)
+    rows = max(FEWEST_ROWS, CHUNK_ELEMENTS[device] // vocabulary)
     return math.ceil(len(tokens) / math.ceil(tokens.numel() / rows))
 
 

@@ -264,7 +264,7 @@ def test_a_search_that_takes_sentences_one_by_one_finds_the_same(device, monkeyp
     limits = [2 * len(ids) + 3 for ids in sentences]
     together = search_all([model], sentences, limits, device, beam=beam)
     monkeypatch.setitem(module.CHUNK_ELEMENTS, device.type, 1)
-    monkeypatch.setitem(module.FEWEST_ROWS, device.type, 1)
+    monkeypatch.setattr(module, "FEWEST_ROWS", 1)
     assert_same(search_all([model], sentences, limits, device, beam=beam), together)
 
 
