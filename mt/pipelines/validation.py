@@ -1,6 +1,7 @@
 """How a model does while it trains, which of its weights are worth keeping, and how it should translate."""
 
 import logging
+import math
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import attrgetter
@@ -151,19 +152,19 @@ def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
     if moving_average := trainer.learned.moving_average:
         event = {"event": "moving_average", "decay": moving_average.decay}
         candidates.append(judged(trainer, "the moving average", moving_average.weights, event))
-    chosen = max(candidates, key=attrgetter("score"))  # of equals the first
+    chosen, published = max(candidates, key=attrgetter("score")), trainer.progress.published  # of equals the first
+    kept = -math.inf if published is None else published
+    better = chosen.score >= kept
     for candidate in candidates[1:]:
-        trainer.log({**candidate.event, "chosen": candidate is chosen})
-    if len(candidates) > 1:
+        trainer.log({**candidate.event, "chosen": better and candidate is chosen})
+    if len(candidates) > 1 or not better:
         scores = ", ".join(f"{candidate.name} {abs(candidate.score):.2f}" for candidate in candidates)
-        logger.info("%s on validation: %s; %s is kept", trainer.validation.metric, scores, chosen.name)
-    published = trainer.progress.published
-    if published is not None and published > chosen.score:
-        logger.info("what was kept before stays: it had %.2f", abs(published))
-        return
-    trainer.progress.published = chosen.score
-    if ranks.first:
-        save_tensors(run.model, chosen.tensors)
+        verdict = f"{chosen.name} is kept" if better else f"what was kept before stays: it had {abs(kept):.2f}"
+        logger.info("%s on validation: %s; %s", trainer.validation.metric, scores, verdict)
+    if better:
+        trainer.progress.published = chosen.score
+        if ranks.first:
+            save_tensors(run.model, chosen.tensors)
 
 
 def closing_validations(config: RunConfig) -> float:

@@ -14,5 +14,5 @@ def test_a_hundredth_of_the_sources_teaches_capitals(tmp_path, loud, taught):
         (tmp_path / f"train.{language}").write_text("".join(f"{line}\n" for line in lines))
     files = CorpusFiles(source=tmp_path / "train.en", target=tmp_path / "train.de")
     used = np.arange(600) < 300
-    text = CheckedText([files], [used], valid=[], characters=10_000, report=[])
+    text = CheckedText([files], [used], valid=[], characters=10_000)
     assert text.teaches_capitals() is taught

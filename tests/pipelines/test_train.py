@@ -304,7 +304,7 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
 @pytest.mark.parametrize("joint", [True, False])
 def test_words_that_are_learned_in_title_case_have_pieces_in_title_case(corpus, joint):
     files = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de")]
-    text = texts.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000, report=[])
+    text = texts.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000)
     config = TokenizerConfig(vocabulary_size=330, joint=joint)
 
     def pieces(noise_rate, side, line):
@@ -321,7 +321,7 @@ def test_words_that_are_learned_in_title_case_have_pieces_in_title_case(corpus, 
     [(10**6, 3_000, 0.25, True), (60, 3_000, 0.1, False), (10**6, 10**6, 1.0, False)],
 )
 def test_a_sample_that_is_cut_for_its_characters_is_said(caplog, lines, characters, share, cut_for_characters):
-    text = texts.CheckedText(corpora=[], rows=[np.ones(300, bool)], valid=[], characters=12_000, report=[])
+    text = texts.CheckedText(corpora=[], rows=[np.ones(300, bool)], valid=[], characters=12_000)
     config = TokenizerConfig(vocabulary_size=300, joint=True, sample_lines=lines, sample_characters=characters)
     with caplog.at_level("INFO", prepare.__name__):
         assert prepare.sample_share(text, config) == share

@@ -21,7 +21,7 @@ from mt.training.moving_average import MovingAverage
 def choose(tmp_path):
     """Chooses after checkpoints at 0, 2 and 4, the moving average at 9; returns the weight kept and the log."""
 
-    def choose(wanted: float, *, steps=(1, 2, 3), metric: str = "bleu", moving: bool = True):
+    def choose(wanted: float, *, steps=(1, 2, 3), metric: str = "bleu", moving: bool = True, published=None):
         model = nn.Linear(1, 1, bias=False)
         moving_average = MovingAverage(weights(model), 0.9)
         moving_average.weights["weight"].fill_(9.0)
@@ -39,11 +39,11 @@ def choose(tmp_path):
             best.append((validation.score(validate()), step))
         trainer = SimpleNamespace(
             model=model, learned=learned, checkpoints=checkpoints, validation=validation, validate=validate,
-            log=records.append, progress=SimpleNamespace(best=sorted(best, reverse=True)),
+            log=records.append, progress=SimpleNamespace(best=sorted(best, reverse=True), published=published),
         )  # fmt: skip
         run = RunFolder(tmp_path)
         choose_weights(trainer, run, ALONE)
-        return load_tensors(run.model)["weight"].item(), records
+        return load_tensors(run.model)["weight"].item() if run.model.is_file() else None, records
 
     return choose
 
@@ -80,6 +80,14 @@ def test_the_average_of_the_best_is_kept_where_it_is_better(choose, caplog):
         "bleu on validation: the best checkpoint 48.10, the average of the 2 best 49.90, the moving average 42.90; "
         "the average of the 2 best is kept"
     ]
+
+
+def test_nothing_is_kept_that_is_worse_than_what_was_kept_before(choose, caplog):
+    caplog.set_level(logging.INFO)
+    weight, records = choose(2.5, published=49.6)
+    assert (weight, [record["chosen"] for record in records]) == (None, [False, False])
+    assert caplog.messages[-1].endswith("what was kept before stays: it had 49.60")
+    assert choose(2.5, published=49.5)[0] == 2.0
 
 
 def test_without_a_moving_average_and_with_one_checkpoint_there_is_nothing_to_try(choose, caplog):
