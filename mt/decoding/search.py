@@ -281,11 +281,11 @@ def next_logits(
     K = tokens.size(1)
 
     def logits_of(hidden: tuple[Tensor, ...]) -> Tensor:
-        logits = [model.project(x, state).float() for model, x, state in zip(models, hidden, states, strict=True)]
+        flat = [model.project(x, state).float() for model, x, state in zip(models, hidden, states, strict=True)]
+        logits = [each.unflatten(0, (-1, K)) for each in flat]
         if len(logits) == 1:
-            return logits[0].unflatten(0, (-1, K))
-        mean = torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)  # unscaled, like any logits
-        return mean.unflatten(0, (-1, K))
+            return logits[0]
+        return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)  # unscaled, like any logits
 
     rows = tokens.view(-1, 1)  # (N, 1)
     hidden = [model.hidden(rows, state)[:, -1].split(at_once * K) for model, state in zip(models, states, strict=True)]

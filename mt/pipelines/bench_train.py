@@ -74,8 +74,6 @@ def run_work(given: Settings, path: Path) -> Work:
     for key in OF_THE_MACHINE:
         if key not in said:
             saved["training"].pop(key, None)  # older recipes lack some
-    if "preset" in given.said()["model"]:
-        del saved["model"]
     settings = Settings()
     settings.add(saved, str(run.recipe))
     settings.add(given.said(), "command line")

@@ -191,7 +191,7 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
         progress = Progress.of(checkpoints.load(chosen, learned))
         if higher:  # what was planned towards the limits of before, as a cosine is from its first step
             progress.decay = None
-            progress.published = stopped.get("published")
+            progress.published = Progress.of(stopped).published
             progress.consistent = progress.consistent or None
         steps = [step for step in steps if step <= chosen]
         checkpoints.keep(set(steps))

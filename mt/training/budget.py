@@ -50,8 +50,10 @@ class Progress:
     def of(cls, record: Record) -> "Progress":
         decay = Decay(**record["decay"]) if record["decay"] else None
         best = [tuple(entry) for entry in record["best"]]
-        guard = Past(**record.get("guard", {}))  # which records of the first versions lack
-        return cls(**{**record, "decay": decay, "best": best, "guard": guard})
+        # What records of earlier versions lack: there the best weights were the ones to use.
+        guard = Past(**record.get("guard", {}))
+        published = record.get("published", best[0][0] if best else None)
+        return cls(**{**record, "decay": decay, "best": best, "guard": guard, "published": published})
 
 
 class Clock:

@@ -576,6 +576,13 @@ def test_a_record_of_a_version_without_guard_is_read():
     assert Progress.of(record) == Progress(step=7)
 
 
+def test_of_a_record_without_it_the_best_score_is_that_of_the_weights_to_use():
+    for best, published in (([(3.0, 10), (2.0, 5)], 3.0), ([], None)):
+        record = Progress(best=best).record()
+        del record["published"]
+        assert Progress.of(record).published == published
+
+
 def test_graphs_that_were_compiled_are_said_at_the_next_line(tmp_path, monkeypatch):
     """Two at the first step, one more at the fourth."""
     made = 0
