@@ -88,7 +88,22 @@ class Rules:
     wanted: int  # hypotheses returned per sentence
     scored: bool  # whether log-probabilities are added up; a single beam can go by each step's logits as well
     limits: Tensor  # (B,) most target tokens, </s> included
-    shortest_limit: int  # the least of them, known without asking the device
+    shortest_limit: int  # the least of them, known without asking the device; 0 where it is not
+
+    @classmethod
+    def of(
+        cls, config: SearchConfig, limits: Sequence[int], eos: int, forbidden: Sequence[int], device: torch.device
+    ) -> "Rules":
+        return cls(
+            eos=eos,
+            forbidden=torch.tensor(forbidden, dtype=torch.long, device=device),
+            length_penalty=config.length_penalty,
+            beams=config.beam,
+            wanted=config.nbest,
+            scored=config.scored or config.beam > 1,
+            limits=torch.tensor(limits, device=device),
+            shortest_limit=min(limits),
+        )
 
     def select(self, sentences: Tensor, shortest_limit: int) -> "Rules":
         return replace(self, limits=self.limits[sentences], shortest_limit=shortest_limit)
@@ -99,7 +114,7 @@ class Beams:
     """Where a search stands: K live hypotheses and the K best ended ones of each sentence.
 
     `parents` are beams of the step before.  An ended hypothesis is found again by its length and its last parent.
-    Before the first step there is one live hypothesis, which is empty.
+    Before the first step there is one live hypothesis, which is empty; it may be the first of K rows.
     """
 
     scores: Tensor  # (B, K) log-probabilities of the live; -inf where none is
@@ -112,20 +127,22 @@ class Beams:
     settled: Tensor  # (B,) True where the ended are final, however long others are still searched for
 
     @classmethod
-    def start(cls, sentences: int, beams: int, bos: int, device: torch.device) -> "Beams":
+    def start(cls, sentences: int, beams: int, bos: int, device: torch.device, rows: int = 1) -> "Beams":
         nothing = torch.full((sentences, beams), -torch.inf, device=device)
         zeros = torch.zeros((sentences, beams), dtype=torch.long, device=device)
         settled = torch.zeros(sentences, dtype=torch.bool, device=device)
-        live = torch.zeros((sentences, 1), device=device)
-        return cls(live, zeros[:, :1] + bos, zeros[:, :1], nothing, nothing, zeros, zeros, settled)
+        live = torch.full((sentences, rows), -torch.inf, device=device)
+        live[:, 0] = 0.0
+        return cls(live, zeros[:, :rows] + bos, zeros[:, :rows], nothing, nothing, zeros, zeros, settled)
 
     def select(self, sentences: Tensor) -> "Beams":
         return Beams(*(getattr(self, name)[sentences] for name in self.__slots__))
 
 
-def step(beams: Beams, parts: Iterable[Tensor], length: int, rules: Rules) -> Beams:
+def step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rules) -> Beams:
     """Extend every live hypothesis of `length` tokens by one; keep the K best live and the K best ended.
 
+    The length is a number or, where the device alone need know it, (1,).
     `parts` are the logits (b, K, V), at the first step (b, 1, V), of some sentences and then of others, and may be
     written into.  A sentence at its limit can only end.
     """
@@ -154,17 +171,17 @@ def step(beams: Beams, parts: Iterable[Tensor], length: int, rules: Rules) -> Be
         parents=parents.gather(1, order),
         ended=ended,
         ended_scores=pool(beams.ended_scores, scores),
-        ended_lengths=pool(beams.ended_lengths, torch.full_like(tokens, length + 1)),
+        ended_lengths=pool(beams.ended_lengths, torch.ones_like(tokens) + length),
         ended_parents=pool(beams.ended_parents, parents),
         settled=beams.settled | settled(live, ended, rules),
     )
 
 
-def allowed_log_probs(logits: Tensor, limits: Tensor, length: int, rules: Rules) -> Tensor:
+def allowed_log_probs(logits: Tensor, limits: Tensor, length: int | Tensor, rules: Rules) -> Tensor:
     """Log-probabilities (B, K, V) of the next token, or logits, -inf where it may not come after `length` tokens."""
     log_probs = logits.log_softmax(-1) if rules.scored else logits
     log_probs.index_fill_(-1, rules.forbidden, -torch.inf)  # an assignment would wait for the device
-    if length + 1 >= rules.shortest_limit:
+    if not rules.shortest_limit or length + 1 >= rules.shortest_limit:
         ending = log_probs[..., rules.eos].clone()
         log_probs.masked_fill_((limits <= length + 1)[:, None, None], -torch.inf)
         log_probs[..., rules.eos] = ending
@@ -216,7 +233,7 @@ class History:
         self.tokens = torch.empty((length, sentences, beams), dtype=torch.long, device=device)
         self.parents = torch.empty_like(self.tokens)
 
-    def append(self, beams: Beams, position: int) -> None:
+    def append(self, beams: Beams, position: int | Tensor) -> None:
         self.tokens[position], self.parents[position] = beams.tokens, beams.parents
 
     def select(self, sentences: Tensor) -> None:
@@ -327,16 +344,7 @@ def search(
             state.projection = model.projection_to(candidates)
     beams = Beams.start(B, K, bos, device)
     history = History(max(limits), B, K, device)
-    rules = Rules(
-        eos=eos,
-        forbidden=torch.tensor(forbidden, dtype=torch.long, device=device),
-        length_penalty=config.length_penalty,
-        beams=K,
-        wanted=config.nbest,
-        scored=config.scored or K > 1,
-        limits=torch.tensor(limits, device=device),
-        shortest_limit=min(limits),
-    )
+    rules = Rules.of(config, limits, eos, forbidden, device)
     results: list[list[Hypothesis]] = [[] for _ in range(B)]
     searching = torch.arange(B)  # the sentences that the rows of the batch belong to
 

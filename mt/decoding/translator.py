@@ -9,12 +9,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.casing import without_capitals
 from mt.corpus.tokenizer import Tokenizer
+from mt.decoding.captured import MOST_SENTENCES, CapturedSearches
 from mt.decoding.search import Hypothesis, SearchConfig, search
 from mt.decoding.shortlist import Shortlist
 from mt.device import Compute
@@ -25,6 +27,14 @@ logger = logging.getLogger(__name__)
 
 BATCHES_A_WORKER = 2  # at least, so that all end at about the same time
 SMALLEST_BATCH_TOKENS = 128  # that a worker is bothered with
+
+
+class SearchIds(TypedDict):
+    """Target ids that a search begins with, ends with, and never produces."""
+
+    bos: int
+    eos: int
+    forbidden: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +89,12 @@ class Translator:
         batch_tokens: int | None = None,
         threads: int = 1,
         workers: int = 1,
+        capture: bool = False,
     ) -> None:
         """Models that do not know capitals are given lines in capitals in lower case.
 
-        With `workers` above 1 so many processes search; to be used in a `with` block then, which ends them.
+        With `workers` above 1 so many processes search; to be used in a `with` block then, which ends them.  To
+        `capture` is to search for few sentences by CUDA graphs.
         """
         self.models = models
         self.tokenizers = self.source_tokenizer, self.target_tokenizer = tokenizers
@@ -95,6 +107,10 @@ class Translator:
         self.max_positions = min(model.config.max_positions for model in models)
         self.processes = workers
         self.workers = Workers(workers, self.translate_batch) if workers > 1 else None
+        ids = self.target_tokenizer.specials
+        never = sorted({ids.pad, ids.bos, ids.unk} - {ids.eos})
+        self.ids: SearchIds = {"bos": ids.bos, "eos": ids.eos, "forbidden": never}
+        self.captured = CapturedSearches(models, config, **self.ids) if capture and not shortlist else None
 
     def __enter__(self) -> "Translator":
         return self
@@ -172,19 +188,14 @@ class Translator:
         source = pad_rows(rows, self.source_tokenizer.specials.pad)  # (B, S)
         mask = padding_mask(lengths, source.size(1))
         limits = [min(self.config.max_target_tokens(len(ids)), self.max_positions) for ids in sentences]
-        specials, device = self.target_tokenizer.specials, self.compute.device
+        candidates = self.shortlist.candidates(source) if self.shortlist else None
+        source = source.to(self.compute.device)
+        mask = None if mask is None else mask.to(self.compute.device)
         with self.compute.autocast():
-            found = search(
-                self.models,
-                source.to(device),
-                None if mask is None else mask.to(device),
-                limits,
-                self.config,
-                bos=specials.bos,
-                eos=specials.eos,
-                forbidden=sorted({specials.pad, specials.bos, specials.unk} - {specials.eos}),
-                candidates=self.shortlist.candidates(source) if self.shortlist else None,
-            )
+            if self.captured and len(sentences) <= MOST_SENTENCES:
+                found = self.captured.search(source, mask, limits)
+            else:
+                found = search(self.models, source, mask, limits, self.config, candidates=candidates, **self.ids)
         return [[self.as_text(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
     def as_text(self, hypothesis: Hypothesis) -> ScoredText:

@@ -4,17 +4,23 @@ Beams share their past as they share the source.  Each step adds a key for each 
 a bias says which of these lie in a beam's own past: a beam that goes on from another copies nothing.  Keys lie in the
 order in which products read them, and where they are fewer than a CPU is fast with, a bias hides what fills them up.
 
+There are two of everything: a past that grows, with as much work as there are keys, and a fixed one, of tensors that
+stay where they are, so that a CUDA graph can do its next step again and again.
+
 Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past, D head size.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from mt.model.attention import KeysValues, hiding
 from mt.model.packing import SHORTEST_ROW
+
+Place: TypeAlias = slice | Tensor  # positions of tokens, as an index of tables of positions
 
 
 class Past:
@@ -26,12 +32,12 @@ class Past:
 
     def extend(self, keys_values: KeysValues) -> KeysValues:
         """Add those of one token of each row, two of (N, H, 1, D); returns all so far, two of (B, H, P, D)."""
-        beams = len(keys_values[0]) // len(self.keys)
-        end = self.used + beams
+        new = [by_sentence(x, len(self.keys)) for x in keys_values]
+        end = self.used + new[0].size(2)
         if end > self.keys.size(2):
             self.keys, self.values = (laid_out(room, end + end // 2) for room in (self.keys, self.values))
-        for room, new in zip((self.keys, self.values), keys_values, strict=True):
-            room[:, :, self.used : end] = new.squeeze(2).unflatten(0, (-1, beams)).transpose(1, 2)
+        for room, x in zip((self.keys, self.values), new, strict=True):
+            room[:, :, self.used : end] = x
         self.used = end
         return self.keys[:, :, : self.shown], self.values[:, :, : self.shown]
 
@@ -43,6 +49,26 @@ class Past:
     def select(self, sentences: Tensor, moved: Tensor) -> None:
         """See `rows_of`."""
         self.keys, self.values = (rows_of(room, sentences, moved, self.shown) for room in (self.keys, self.values))
+
+
+class FixedPast(Past):
+    """The same in room that is never moved or cut: attention is given all of it, and a bias hides what is not used."""
+
+    def __init__(self, keys: Tensor, values: Tensor, places: Tensor) -> None:
+        """`places` (K,) say where the keys of the next token go; the state moves them on, for all layers at once."""
+        super().__init__(keys, values)
+        self.places = places
+
+    def extend(self, keys_values: KeysValues) -> KeysValues:
+        """See `Past`; P is the whole room."""
+        for room, new in zip((self.keys, self.values), keys_values, strict=True):
+            room.index_copy_(2, self.places, by_sentence(new, len(room)))
+        return self.keys, self.values
+
+
+def by_sentence(x: Tensor, sentences: int) -> Tensor:
+    """Keys or values of one token of each row (N, H, 1, D) -> (B, H, K, D)."""
+    return x.squeeze(2).unflatten(0, (sentences, -1)).transpose(1, 2)
 
 
 def rows_of(room: Tensor, sentences: Tensor, moved: Tensor, shown: int | None = None) -> Tensor:
@@ -90,6 +116,10 @@ class DecoderState:
             bias = hiding(bias.to(keys.dtype))  # once, and not in every layer at every token
         return DecoderState(memory, bias, past, beams, projection=self.projection)
 
+    def place(self, tokens: int) -> Place:
+        """Where the next so many tokens of each row stand."""
+        return slice(self.position, self.position + tokens)
+
     def next_token(self, rows: int) -> Tensor | None:
         """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.
 
@@ -132,3 +162,61 @@ class DecoderState:
             self.memory_bias = self.memory_bias.index_select(0, sentences)
         if self.past_bias is not None:
             self.past_bias = self.past_bias.index_select(0, sentences)
+
+
+class FixedState(DecoderState):
+    """A state with a past whose tensors keep their places and shapes from token to token and from text to text.
+
+    It has room for B sentences of `source_length` tokens, and for `max_length` tokens of each of their K beams; all K
+    are there from the first token on, and no sentence leaves.
+    """
+
+    memory_bias: Tensor
+    past_bias: Tensor
+
+    def __init__(self, encoded: DecoderState, beams: int, source_length: int, max_length: int) -> None:
+        """For as many sentences as an encoder has read, which need not be those that it is `load`ed with."""
+        keys = encoded.memory[0][0]
+        B, K = len(keys), beams
+
+        def room(x: Tensor, length: int) -> Tensor:
+            return x.new_zeros(B, x.size(1), length, x.size(3))
+
+        self.decoded = torch.zeros(1, dtype=torch.long, device=keys.device)  # tokens so far
+        self.beam_numbers = torch.arange(K, device=keys.device)
+        self.places = self.beam_numbers.clone()
+        self.own = keys.new_full((K, K), -torch.inf).fill_diagonal_(0.0).expand(B, 1, K, K)
+        super().__init__(
+            memory=[(room(k, source_length), room(v, source_length)) for k, v in encoded.memory],
+            memory_bias=keys.new_zeros(B, 1, 1, source_length),
+            past=[FixedPast(room(k, K * max_length), room(v, K * max_length), self.places) for k, v in encoded.memory],
+            beams=K,
+            past_bias=keys.new_zeros(B, 1, K, K * max_length),
+        )
+
+    def load(self, encoded: DecoderState) -> None:
+        """Begin anew, with B sentences that an encoder has read, of no more tokens than there is room for."""
+        S = encoded.memory[0][0].size(2)
+        for rooms, new in zip(self.memory, encoded.memory, strict=True):
+            for room, x in zip(rooms, new, strict=True):
+                room[:, :, :S] = x
+        self.memory_bias.fill_(-torch.inf)
+        self.memory_bias[..., :S] = 0.0 if encoded.memory_bias is None else encoded.memory_bias
+        self.past_bias.fill_(-torch.inf)
+        self.decoded.zero_()
+
+    def place(self, tokens: int) -> Place:
+        """See `DecoderState`; of one token."""
+        return self.decoded
+
+    def next_token(self, rows: int) -> Tensor:
+        """See `DecoderState`."""
+        torch.add(self.beam_numbers, self.decoded, alpha=self.beams, out=self.places)
+        self.past_bias.index_copy_(-1, self.places, self.own)
+        self.decoded += 1
+        return self.past_bias
+
+    def reorder(self, parents: Tensor) -> None:
+        """See `DecoderState`."""
+        index = parents[:, None, :, None].expand_as(self.past_bias)
+        self.past_bias.copy_(self.past_bias.gather(2, index))

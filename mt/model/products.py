@@ -1,4 +1,4 @@
-"""Products with weights, made ready for translating on the CPU: packed for oneDNN, in float32 or in 8-bit integers.
+"""Products with weights, made ready for translating: packed for oneDNN, in 8-bit integers, or rounded to bfloat16.
 
 `prepare` puts these modules in place of a model's linear layers.  Training knows nothing of them: they have no
 gradient.
@@ -10,6 +10,7 @@ import warnings
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt.errors import DeviceError
@@ -57,18 +58,34 @@ class Int8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
 
 
+class Bfloat16Linear(nn.Module):
+    """A linear layer whose weight is rounded once, and not in every batch, as autocast would."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = weight.detach().bfloat16()
+        self.bias = None if bias is None else bias.detach().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        return F.linear(x.bfloat16(), self.weight, self.bias)
+
+
 def prepare(model: Transformer, precision: str) -> None:
-    """Let the model multiply by what is fastest on the CPU in this precision; its linear layers are given up.
+    """Let the model multiply by what is fastest on its device in this precision; its linear layers are given up.
 
     Raises `DeviceError` where PyTorch cannot multiply 8-bit integers.
     """
+    on_cpu = model.output_weight.device.type == "cpu"
     kind: type[nn.Module]
     if precision == "int8":
         if "onednn" not in torch.backends.quantized.supported_engines:
             raise DeviceError("this build of PyTorch has no int8 products (oneDNN)", "use --precision fp32")
         torch.backends.quantized.engine = "onednn"
         kind = Int8Linear
-    elif precision == "fp32" and torch.backends.mkldnn.is_available():
+    elif precision == "bf16":
+        kind = Bfloat16Linear
+    elif precision == "fp32" and on_cpu and torch.backends.mkldnn.is_available():
         kind = PackedLinear
     else:
         return
@@ -78,17 +95,18 @@ def prepare(model: Transformer, precision: str) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(module, name, kind(child.weight, child.bias))
-    # For the one query of a token, or those of its beams, the fused kernel does not pay.
-    for layer in cast(list[DecoderLayer], list(model.decoder)):
-        layer.self_attention.kernel = layer.cross_attention.kernel = explicit
+    if on_cpu and precision != "bf16":
+        # For the one query of a token, or those of its beams, the fused kernel does not pay.
+        for layer in cast(list[DecoderLayer], list(model.decoder)):
+            layer.self_attention.kernel = layer.cross_attention.kernel = explicit
 
 
 @torch.no_grad()
 def put_together(model: Transformer, kind: type[nn.Module]) -> None:
-    """Let self-attention project its input at once, and turn queries and keys at once, as complex numbers."""
+    """Let self-attention project its input at once, and turn queries and keys at once, complex numbers in float32."""
     width, heads = model.config.width, model.config.heads
     order = torch.arange(3 * width)  # of the numbers of queries, keys and values
-    if model.rotations is not None:
+    if model.rotations is not None and kind is not Bfloat16Linear:  # of which no complex numbers can be made
         order[: 2 * width] = order_of_neighbours(2 * heads, width // heads)
         model.rotations = as_neighbours(model.rotations)
     for layer in cast(list[EncoderLayer | DecoderLayer], [*model.encoder, *model.decoder]):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mt.model.attention import MultiHeadAttention
-from mt.model.cache import DecoderState
+from mt.model.cache import DecoderState, Place
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
 from mt.model.layers import DecoderLayer, EncoderLayer, as_factor
@@ -66,19 +66,16 @@ class Transformer(nn.Module):
                 for half in module.key_value.weight.chunk(2):  # keys and values are two projections in one matrix
                     nn.init.xavier_uniform_(half)
 
-    def embed(self, table: nn.Embedding, ids: Tensor, start: int, packing: Packing | None) -> Tensor:
-        """ids (N, T) that stand at positions from `start` on, or where a packing says -> (N, T, E)."""
+    def embed(self, table: nn.Embedding, ids: Tensor, place: Place, packing: Packing | None) -> Tensor:
+        """ids (N, T) -> (N, T, E)."""
         x = table(ids) * self.config.width**0.5
         if packing and packing.seen is not None:
             x = x * packing.seen[..., None]
-        positions = self.at(self.positions, ids, start, packing)
-        return self.dropout(x if positions is None else x + positions)
+        return self.dropout(x if self.positions is None else x + self.positions[place])
 
-    def at(self, table: Tensor | None, ids: Tensor, start: int, packing: Packing | None) -> Tensor | None:
-        """The rows of a table that belong to the positions of ids (N, T); None where there is no table."""
-        if table is None:
-            return None
-        return table[packing.positions if packing else slice(start, start + ids.size(1))]
+    def rotation(self, place: Place) -> Tensor | None:
+        """What turns queries and keys of tokens at these positions; None where positions are added."""
+        return None if self.rotations is None else self.rotations[place]
 
     def encode(self, source: Tensor, mask: Tensor | None = None, packing: Packing | None = None) -> DecoderState:
         """Read source ids (B, S), where `mask` (B, S) is True at real tokens (None: all are), or packed (1, M)."""
@@ -87,8 +84,9 @@ class Transformer(nn.Module):
             mask = packing.mask
         if mask is not None:
             bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
-        x = self.embed(self.source_embedding, source, 0, packing)  # (B, S, E)
-        rotation = self.at(self.rotations, source, 0, packing)
+        place = packing.positions if packing else slice(source.size(1))
+        x = self.embed(self.source_embedding, source, place, packing)  # (B, S, E)
+        rotation = self.rotation(place)
         for layer in self.encoder:
             x = layer(x, bias, packing, rotation)
         x = as_factor(self.encoder_norm(x))
@@ -100,8 +98,9 @@ class Transformer(nn.Module):
 
         Whole target sentences may be packed: (1, M) -> (1, M, E).
         """
-        x = self.embed(self.target_embedding, ids, state.position, packing)  # (N, T, E)
-        rotation = self.at(self.rotations, ids, state.position, packing)
+        place = packing.positions if packing else state.place(ids.size(1))
+        x = self.embed(self.target_embedding, ids, place, packing)  # (N, T, E)
+        rotation = self.rotation(place)
         past_bias = state.next_token(len(ids)) if state.past else None
         whole = [None] * len(self.decoder)
         for layer, memory, past in zip(self.decoder, state.memory, state.past or whole, strict=True):

@@ -150,6 +150,7 @@ def traffic_and_memory(search: SearchRequest, lines: list[str]) -> tuple[float, 
     with load_translator(search) as translator, PeakMemory(translator.compute) as memory:
         models = [MeteredModel(model, translator.compute.precision, total) for model in translator.models]
         translator.models = cast(list[Transformer], models)
+        translator.captured = None  # graphs, of which nothing can be counted
         translator.translate(lines)
     return total.value, memory.gib
 

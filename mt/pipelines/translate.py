@@ -77,9 +77,7 @@ def load_translator(request: SearchRequest) -> Translator:
                     "an ensemble needs models trained with one tokenizer: mt train --tokenizer",
                 )
     for each in loaded:
-        each.model.to(compute.device)
-        if not compute.on_cuda:
-            prepare(each.model, compute.precision)
+        prepare(each.model.to(compute.device), compute.precision)
     return Translator(
         [each.model for each in loaded],
         first.tokenizers,
@@ -90,6 +88,7 @@ def load_translator(request: SearchRequest) -> Translator:
         batch_tokens=request.batch_tokens,
         threads=threads,
         workers=threads if CAN_FORK and not compute.on_cuda else 1,
+        capture=compute.on_cuda,
     )
 
 

@@ -28,14 +28,21 @@ from mt.decoding.search import (
 )
 from mt.errors import ConfigError
 from mt.model.cache import DecoderState
-from mt.model.config import ModelConfig
 from mt.model.products import prepare
 from mt.model.transformer import Transformer
+from tests.decoding.made_up import (
+    END,
+    SPECIALS,
+    START,
+    UNK,
+    WORDS,
+    assert_same,
+    padded,
+    random_model,
+    random_sentences,
+)
 
 BOS, EOS, A, B_, C, D = range(6)  # of tables
-PAD, UNK, START, END = 0, 1, 2, 3  # of Transformers, whose words are 4 to 8
-WORDS = range(4, 9)
-SPECIALS = {"bos": START, "eos": END, "forbidden": (PAD, UNK, START)}
 
 
 @pytest.mark.parametrize(
@@ -114,40 +121,9 @@ def search_table(model, kinds, limits, candidates=None, **settings):
     return search([model], source, None, limits, config, candidates=candidates, **specials)
 
 
-def random_model(seed, device="cpu", **shape):
-    """A Transformer whose decoder is wild enough to prefer different tokens at different times, `</s>` among them."""
-    torch.manual_seed(seed)
-    config = ModelConfig(
-        source_vocabulary=9,
-        target_vocabulary=9,
-        share_embeddings=True,
-        width=8,
-        heads=2,
-        feed_forward=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        max_positions=40,
-        **shape,
-    )
-    model = Transformer(config).eval().requires_grad_(False)
-    for parameter in model.decoder.parameters():
-        if parameter.dim() > 1:
-            parameter.mul_(4)
-    return model.to(device)
-
-
-def random_sentences(count, seed=0):
-    """Source ids ended by `</s>`, of 1 to 8 words."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 9, (count,), generator=generator).tolist()
-    return [[*torch.randint(4, 9, (length,), generator=generator).tolist(), END] for length in lengths]
-
-
 def search_all(models, sentences, limits, device="cpu", candidates=None, **settings):
     """One search over all sentences, padded."""
-    longest = max(map(len, sentences))
-    source = torch.tensor([[*ids, *[PAD] * (longest - len(ids))] for ids in sentences], device=device)
-    mask = torch.tensor([[i < len(ids) for i in range(longest)] for ids in sentences], device=device)
+    source, mask = padded(sentences, device)
     return search(models, source, mask, limits, SearchConfig(**settings), candidates=candidates, **SPECIALS)
 
 
@@ -176,15 +152,6 @@ def argmax_loop(model, source, limit):
             break
         ids.append(int(logits.argmax()))
     return ids
-
-
-def assert_same(found, expected):
-    """Equal to the tolerance that the design allows: scores to 1e-3, other words only on a tie to 1e-4."""
-    for ours, theirs in zip(found, expected, strict=True):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.ids == other.ids or abs(one.normalized_score - other.normalized_score) < 1e-4
-            assert one.score == pytest.approx(other.score, abs=1e-3)
 
 
 def rules(limits, forbidden=(BOS,), length_penalty=1.0, wanted=1, beams=2):

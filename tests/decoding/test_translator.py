@@ -120,6 +120,27 @@ def test_lines_in_capitals_are_read_in_lower_case_where_the_model_knows_no_other
     assert [each.text for each in found] == [each.text for each in spoken] * 2
 
 
+@pytest.mark.parametrize("shortened", [False, True])
+def test_few_sentences_are_searched_by_what_is_captured(model, tokenizer, device, searched, shortened):
+    """Not where the vocabulary is shortened, which is so for every batch anew."""
+    compute, config = Compute(device, "fp32"), SearchConfig(beam=2)
+    shortlist = Shortlist(torch.full((tokenizer.size, 1), 7), torch.arange(tokenizer.size)) if shortened else None
+    plain, capturing = (
+        Translator(
+            [deepcopy(model).to(device)], (tokenizer, tokenizer), config, compute, shortlist=shortlist, capture=capture
+        )
+        for capture in (False, True)
+    )
+    many = [f"{line} {word}" for line in LINES for word in ("now", "and then")]
+    few = many[:8]
+    expected = plain.translate(few)
+    assert len(searched) == 1
+    assert_same(capturing.translate(few), expected)
+    assert len(searched) == (2 if shortened else 1)
+    capturing.translate(many[:9])
+    assert searched[-1][0][0] == 9
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 25, 40])
 def test_the_size_of_batches_changes_no_translation(translator, batch_tokens):
     lines = [f"{line} {word}" for line in LINES for word in ("now", "and then", "")]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mt.device import Compute
 from mt.model.config import ModelConfig
 from mt.model.products import Int8Linear, PackedLinear, prepare
 from mt.model.transformer import Transformer
@@ -59,25 +60,38 @@ def test_a_row_of_zeros_has_a_scale():
     assert Int8Linear(torch.zeros(4, 8), None)(torch.ones(2, 8)).tolist() == [[0.0] * 4] * 2
 
 
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-4), ("int8", 0.3), ("bf16", 0.0)])
-def test_a_prepared_model_computes_what_it_did(model, precision, error):
-    source, target = torch.randint(4, 90, (3, 9)), torch.randint(4, 90, (3, 7))
-    expected = model.decode(target, model.encode(source))
+@pytest.mark.parametrize(
+    ("device", "precision", "error"),
+    [("cpu", "fp32", 1e-4), ("cpu", "int8", 0.3), ("cpu", "bf16", 0.02), ("cuda", "bf16", 0.02)],
+    indirect=["device"],
+)
+def test_a_prepared_model_computes_what_it_did(model, device, precision, error):
+    """In bfloat16, what it computes under autocast."""
+    model.to(device)
+    source, target = (torch.randint(4, 90, (3, length), device=device) for length in (9, 7))
     ready = deepcopy(model)
     prepare(ready, precision)
-    logits = ready.decode(target, ready.encode(source))
-    assert logits.dtype == torch.float32
+    with Compute(device, precision).autocast():
+        expected, logits = (each.decode(target, each.encode(source)) for each in (model, ready))
+    assert logits.dtype == expected.dtype
     torch.testing.assert_close(logits, expected, atol=error * float(expected.std()), rtol=0)
-    left = [name for name, module in ready.named_modules() if isinstance(module, nn.Linear)]
-    assert bool(left) == (precision == "bf16")
+    assert not [name for name, module in ready.named_modules() if isinstance(module, nn.Linear)]
+
+
+def test_products_in_float32_are_left_to_cuda(model):
+    ready = deepcopy(model).to("meta")
+    prepare(ready, "fp32")
+    assert [type(module) for module in ready.modules()] == [type(module) for module in model.modules()]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
 def test_a_projection_to_some_of_the_vocabulary_computes_these_logits(model, precision):
     source, target, candidates = torch.randint(4, 90, (3, 9)), torch.randint(4, 90, (3, 1)), torch.tensor([2, 5, 77])
     prepare(model, precision)
-    state = model.encode(source)
-    whole = model.decode(target, state)
-    state.projection = model.projection_to(candidates)
-    for each in (state, state.with_past(1, 7)):
-        torch.testing.assert_close(model.decode(target, each), whole[..., candidates], atol=1e-5, rtol=0)
+    with Compute(torch.device("cpu"), precision).autocast():
+        state = model.encode(source)
+        whole = model.decode(target, state)
+        state.projection = model.projection_to(candidates)
+        for each in (state, state.with_past(1, 7)):
+            error = 0.05 if precision == "bf16" else 1e-5
+            torch.testing.assert_close(model.decode(target, each), whole[..., candidates], atol=error, rtol=0)

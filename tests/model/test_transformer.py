@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mt.model.attention import fused, recording
+from mt.model.cache import FixedState
 from mt.model.config import DROPOUTS, PRESETS, ModelConfig
 from mt.model.transformer import Transformer
 
@@ -264,7 +265,7 @@ def test_logits_are_products_of_what_the_decoder_says_and_the_target_embedding()
 
 def test_an_embedding_is_scaled_by_the_root_of_the_width_and_stands_on_its_position():
     model = random_model()
-    x = model.embed(model.target_embedding, torch.tensor([[7, 2]]), start=5, packing=None)
+    x = model.embed(model.target_embedding, torch.tensor([[7, 2]]), place=slice(5, 7), packing=None)
     table = model.target_embedding.weight
     close(x, torch.stack((table[7] * 4 + model.positions[5], table[2] * 4 + model.positions[6]))[None])  # sqrt(16)
 
@@ -336,3 +337,22 @@ def test_bfloat16_products_stay_near_float32_ones(device):
     scale = exact.std().item()
     torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.1 * scale)
     torch.testing.assert_close(cached.float(), exact, rtol=0, atol=0.1 * scale)
+
+
+@variations
+def test_a_fixed_state_decodes_as_one_that_grows(device, config):
+    """With room that is longer than what it holds, after other sentences, and with beams that change."""
+    model = random_model(config, device)
+    others, source, mask = random_ids(B, S + 2, device, seed=1), random_ids(B, S, device), MASK.to(device)
+    target = random_ids(B * K, T, device, seed=9)
+    parents = torch.tensor([[2, 2, 0], [0, 2, 1]], device=device)
+    fixed = FixedState(model.encode(source, mask), K, source_length=S + 3, max_length=T + 2)
+    places = [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in fixed.past]
+    for sentences, padding in ((others, None), (source, mask)):
+        fixed.load(model.encode(sentences, padding))
+        growing = model.encode(sentences, padding).with_past(K, T)
+        for tokens in target.split(1, dim=1):
+            close(model.decode(tokens, fixed), model.decode(tokens, growing))
+            for state in (fixed, growing):
+                state.reorder(parents)
+    assert [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in fixed.past] == places

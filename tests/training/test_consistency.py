@@ -131,7 +131,7 @@ def test_a_token_that_is_cut_off_has_its_position_only(device):
     lengths = torch.tensor([3], device=device)
     ids, seen = torch.tensor([[5, 6, 3]], device=device), torch.tensor([[1.0, 0.0, 1.0]], device=device)
     packing = Packing(lengths, longest=3, tokens=3, row=3, seen=seen)
-    x = model.embed(model.source_embedding, ids, 0, packing)[0]
+    x = model.embed(model.source_embedding, ids, packing.positions, packing)[0]
     torch.testing.assert_close(x[1], model.positions[1])
     torch.testing.assert_close(x[2], model.source_embedding.weight[3] * 32**0.5 + model.positions[2])
 

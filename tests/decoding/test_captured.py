@@ -1,0 +1,78 @@
+"""Search whose tensors stay where they are against search that grows; on CUDA captured, on the CPU step by step."""
+
+import pytest
+import torch
+
+from mt.decoding import captured as module
+from mt.decoding.captured import CapturedSearches
+from mt.decoding.search import SearchConfig, search
+from tests.decoding.made_up import SPECIALS, assert_same, padded, random_model, random_sentences
+
+
+def both(models, batches, device, **settings):
+    """What each batch of sentences gets from one `CapturedSearches`, and from `search`."""
+    config = SearchConfig(**settings)
+    searches = CapturedSearches(models, config, **SPECIALS)
+    found, expected = [], []
+    for sentences in batches:
+        source, mask = padded(sentences, device)
+        limits = [2 * len(ids) + 5 for ids in sentences]
+        found += searches.search(source, mask, limits)
+        expected += search(models, source, mask, limits, config, **SPECIALS)
+    return found, expected, searches
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_same_is_found(device, count, beam, positions):
+    """Batches of two sizes that take turns, whose sentences are of different lengths: nothing is left of the last."""
+    models = [random_model(seed, device, positions=positions) for seed in range(3, 3 + count)]
+    batches = [random_sentences(3 + seed % 2, seed) for seed in range(6)]
+    found, expected, searches = both(models, batches, device, beam=beam, nbest=beam)
+    assert_same(found, expected)
+    assert len(searches.kept) == 2
+    assert len({len(hypotheses[0].ids) for hypotheses in expected}) > 3
+
+
+def test_the_same_is_found_without_scores(device):
+    models = [random_model(3, device)]
+    found, expected, _ = both(models, [random_sentences(4, seed) for seed in range(3)], device, beam=1, scored=False)
+    assert [each[0].ids for each in found] == [each[0].ids for each in expected]
+
+
+def test_sentences_without_padding_need_no_mask(device):
+    model, config = random_model(3, device), SearchConfig(beam=3)
+    searches = CapturedSearches([model], config, **SPECIALS)
+    longer, shorter = ([[5, 6, 7, 8, 4, 3]], [[4, 3]])
+    for sentences in (longer, shorter):
+        source, _ = padded(sentences, device)
+        expected = search([model], source, None, [9], config, **SPECIALS)
+        assert_same(searches.search(source, None, [9]), expected)
+
+
+def test_searches_serve_lengths_up_to_a_multiple_and_the_last_used_are_kept(device, monkeypatch):
+    monkeypatch.setattr(module, "MOST_KEPT", 2)
+    searches = CapturedSearches([random_model(3, device)], SearchConfig(beam=2), **SPECIALS)
+
+    def kept(sentences, length, limit):
+        source = torch.full((sentences, length), 5, device=device)
+        searches.search(source, None, [limit] * sentences)
+        return list(searches.kept)
+
+    assert kept(1, 16, 32) == [(1, 16, 32)]
+    assert kept(1, 3, 2) == [(1, 16, 32)]
+    assert kept(2, 17, 33) == [(1, 16, 32), (2, 32, 64)]
+    assert kept(1, 9, 9) == [(2, 32, 64), (1, 16, 32)]
+    assert kept(3, 9, 9) == [(1, 16, 32), (3, 16, 32)]
+
+
+def test_a_step_of_a_captured_search_is_one_launch():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    searches = CapturedSearches([random_model(3, "cuda")], SearchConfig(beam=2), **SPECIALS)
+    source, mask = padded(random_sentences(2), "cuda")
+    first = searches.search(source, mask, [9, 9])
+    [captured] = searches.kept.values()
+    assert captured.next.__name__ == "replay"
+    assert searches.search(source, mask, [9, 9]) == first
