@@ -57,13 +57,18 @@ class Compute:
         if self.on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
 
+    def free_memory(self) -> int:
+        """Bytes of the GPU that nobody uses, what this process has freed and keeps among them."""
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + kept
+
     def share_of_free_memory(self, work: Callable[[], object]) -> float:
         """How much of the GPU's free memory some work takes at its peak; 0 on the CPU, where nobody can tell."""
         if not self.on_cuda:
             work()
             return 0.0
         self.release_memory()
-        free, _ = torch.cuda.mem_get_info(self.device)
+        free = self.free_memory()
         before = torch.cuda.memory_allocated(self.device)
         self.forget_peak_memory()
         work()

@@ -20,6 +20,7 @@ from mt.decoding.captured import MOST_SENTENCES, CapturedSearches
 from mt.decoding.search import Hypothesis, SearchConfig, search
 from mt.decoding.shortlist import Shortlist
 from mt.device import Compute
+from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
 from mt.workers import Workers
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BATCHES_A_WORKER = 2  # at least, so that all end at about the same time
 SMALLEST_BATCH_TOKENS = 128  # that a worker is bothered with
+MOST_BATCH_TOKENS_ON_CUDA = 65_536
 
 
 class SearchIds(TypedDict):
@@ -63,15 +65,28 @@ class Translation:
         return max(self.hypotheses, key=lambda each: each.score / max(1, each.tokens) ** length_penalty)
 
 
-def default_batch_tokens(compute: Compute, beam: int) -> int:
+def default_batch_tokens(compute: Compute, models: Sequence[Transformer], config: SearchConfig) -> int:
     """Sentences x longest source of a batch.
 
     With two workers on a CPU 8,192 was ahead of 2,048 and 4,096 with a beam of 1; with 5, 3,072 was ahead of 2,048,
-    over which 4,096 gained with *tiny* and lost with *small*.
+    over which 4,096 gained with *tiny* and lost with *small*.  On CUDA it is a power of two, so that a file that was
+    begun goes on in the same batches though a little more memory is free now; the most is an estimate.
     """
     if compute.on_cuda:
-        return 16_384
-    return 8_192 if beam == 1 else 3_072
+        token = sum(bytes_a_source_token(model.config, config, compute.product_type.itemsize) for model in models)
+        fitting = compute.free_memory() // (2 * token)  # the other half is for logits and what else comes and goes
+        return min(MOST_BATCH_TOKENS_ON_CUDA, 1 << max(0, fitting.bit_length() - 1))
+    return 8_192 if config.beam == 1 else 3_072
+
+
+def bytes_a_source_token(model: ModelConfig, search: SearchConfig, number_bytes: int) -> int:
+    """What a decoder remembers for each token of a batch's sources: the keys and values of it and of its translations.
+
+    A sentence of S tokens, which is counted as one of `max_length_offset` at least, has translations of at most
+    ratio * S + offset tokens.
+    """
+    remembered = 1 + search.beam * (search.max_length_ratio + 1)
+    return math.ceil(model.decoder_layers * 2 * model.width * number_bytes * remembered)
 
 
 class Translator:
@@ -102,7 +117,7 @@ class Translator:
         self.compute = compute
         self.knows_capitals = knows_capitals
         self.shortlist = shortlist
-        self.batch_tokens = batch_tokens or default_batch_tokens(compute, config.beam)  # sentences x longest source
+        self.batch_tokens = batch_tokens or default_batch_tokens(compute, models, config)
         self.threads = threads
         self.max_positions = min(model.config.max_positions for model in models)
         self.processes = workers

@@ -10,7 +10,7 @@ from mt.corpus.tokenizer import LINE_BREAKS, Tokenizer, train_tokenizer
 from mt.decoding import translator as module
 from mt.decoding.search import Hypothesis, SearchConfig
 from mt.decoding.shortlist import Shortlist
-from mt.decoding.translator import ScoredText, Translation, Translator
+from mt.decoding.translator import ScoredText, Translation, Translator, default_batch_tokens
 from mt.device import Compute
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
@@ -118,6 +118,22 @@ def test_lines_in_capitals_are_read_in_lower_case_where_the_model_knows_no_other
     found = translator.translate([*loud, *lines])
     assert [each.source for each in found] == [*loud, *lines]
     assert [each.text for each in found] == [each.text for each in spoken] * 2
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (2 * 448, 1),  # a layer's two keys and values of 8 bfloat16 numbers: 32 bytes, of 1 + 2 * 6.5 tokens
+        (2 * 448 * 64 - 1, 32),
+        (2 * 448 * 64, 64),
+        (10, 1),
+        (10**12, 65_536),
+    ],
+)
+def test_on_cuda_a_batch_is_what_half_of_the_free_memory_remembers(model, monkeypatch, free, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**13))
+    config = SearchConfig(beam=2, max_length_ratio=5.5)
+    assert default_batch_tokens(Compute(torch.device("cuda"), "bf16"), [model], config) == expected
 
 
 @pytest.mark.parametrize("shortened", [False, True])
