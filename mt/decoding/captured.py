@@ -17,8 +17,10 @@ from mt.decoding.search import Beams, History, Hypothesis, Rules, SearchConfig, 
 from mt.model.cache import DecoderState, FixedState
 from mt.model.transformer import Transformer
 
-MOST_SENTENCES = 8  # that are searched for so; more leave one by one, and are worth launching kernels for
-MOST_KEPT = 16  # searches, each with memory of its own
+# Sentences x longest translation of a search, which all have memory of their own: more sentences leave one by one, and
+# are worth launching kernels for.
+MOST_TARGET_TOKENS = 512
+MOST_KEPT = 16  # searches
 SOURCE_MULTIPLE, TARGET_MULTIPLE = 16, 32  # what lengths are rounded up to, so that few searches serve all sentences
 ASK_EVERY = 2  # steps: a question costs a wait for the device, and not to ask costs steps
 WARM_UP = 3  # steps before capture, in which libraries get ready
@@ -51,7 +53,7 @@ class FixedSearch:
         """Begin anew, with other sentences."""
         for state, its in zip(self.states, encoded, strict=True):
             state.load(its)
-        self.rules.limits.copy_(torch.tensor(limits))
+        self.rules.limits.copy_(torch.tensor(limits), non_blocking=True)
         self.put(self.first)
         self.length.zero_()
 
@@ -69,16 +71,15 @@ class FixedSearch:
         self.put(beams)
         self.length += 1
 
-    def capture(self) -> None:
+    def capture(self, stream: torch.cuda.Stream) -> None:
         """From now on launch a step as one graph; what is being searched for is lost."""
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 self.advance()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             self.advance()
         self.next = graph.replay
 
@@ -100,7 +101,8 @@ def tensors(beams: Beams) -> list[Tensor]:
 class CapturedSearches:
     """`search` for few sentences at a time, by graphs that are captured when first needed and kept.
 
-    On the CPU, where there are no graphs, steps are taken one by one: the slow twin.
+    On the CPU, where there are no graphs, steps are taken one by one: the slow twin.  Under autocast models must have
+    been made ready (`mt.model.products.prepare`): weights that autocast casts are gone when a graph reads them again.
     """
 
     def __init__(
@@ -108,7 +110,12 @@ class CapturedSearches:
     ) -> None:
         self.models, self.config = models, config
         self.bos, self.eos, self.forbidden = bos, eos, forbidden
-        self.kept: dict[tuple[int, int, int], FixedSearch] = {}  # by sentences and lengths, the last used last
+        self.kept: dict[tuple[int, int, int], FixedSearch] = {}  # by sentences and lengths
+        self.stream: torch.cuda.Stream | None = None  # that all are captured on
+
+    def takes(self, limits: Sequence[int]) -> bool:
+        """Whether sentences with these limits are few and short enough."""
+        return len(limits) * rounded_up(max(limits), TARGET_MULTIPLE) <= MOST_TARGET_TOKENS
 
     @torch.inference_mode()
     def search(self, source: Tensor, mask: Tensor | None, limits: Sequence[int]) -> list[list[Hypothesis]]:
@@ -117,13 +124,13 @@ class CapturedSearches:
         lengths = rounded_up(source.size(1), SOURCE_MULTIPLE), rounded_up(max(limits), TARGET_MULTIPLE)
         extent = (len(source), *lengths)
         if extent not in self.kept:
+            if len(self.kept) == MOST_KEPT:
+                self.kept.clear()  # all at once: graphs of a stream share memory that goes with the first of them
             rules = Rules.of(self.config, limits, self.eos, self.forbidden, source.device)
             self.kept[extent] = FixedSearch(self.models, encoded, rules, self.bos, *lengths)
             if source.is_cuda:
-                self.kept[extent].capture()
-        self.kept[extent] = self.kept.pop(extent)
-        if len(self.kept) > MOST_KEPT:
-            del self.kept[next(iter(self.kept))]
+                self.stream = self.stream or torch.cuda.Stream()
+                self.kept[extent].capture(self.stream)
         return self.kept[extent].search(encoded, limits)
 
 

@@ -152,6 +152,7 @@ def step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rul
         log_probs = allowed_log_probs(logits, rules.limits[some], length, rules)
         found.append(best_sums(beams.scores[some], log_probs, 2 * K))  # since at most K of 2K can end
         seen, V = some.stop, logits.size(-1)
+        del logits, log_probs  # before the next ones are computed
     scores, flat = (torch.cat(each) for each in zip(*found, strict=True))  # (B, 2K)
     parents, tokens = flat // V, flat % V
     ends = tokens == rules.eos
@@ -349,7 +350,7 @@ def search(
     searching = torch.arange(B)  # the sentences that the rows of the batch belong to
 
     for length in range(max(limits)):
-        parts = next_logits(models, beams.tokens, states, sentences_at_once(beams.tokens, V))
+        parts = next_logits(models, beams.tokens, states, sentences_at_once(beams.tokens, V * len(models)))
         beams = step(beams, parts, length, rules)
         if candidates is not None:
             beams = replace(beams, tokens=candidates[beams.tokens])

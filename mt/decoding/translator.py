@@ -16,7 +16,7 @@ import numpy as np
 from mt.corpus.batching import pad_rows, padding_mask
 from mt.corpus.casing import without_capitals
 from mt.corpus.tokenizer import Tokenizer
-from mt.decoding.captured import MOST_SENTENCES, CapturedSearches
+from mt.decoding.captured import CapturedSearches
 from mt.decoding.search import Hypothesis, SearchConfig, search
 from mt.decoding.shortlist import Shortlist
 from mt.device import Compute
@@ -207,7 +207,7 @@ class Translator:
         source = source.to(self.compute.device)
         mask = None if mask is None else mask.to(self.compute.device)
         with self.compute.autocast():
-            if self.captured and len(sentences) <= MOST_SENTENCES:
+            if self.captured and self.captured.takes(limits):
                 found = self.captured.search(source, mask, limits)
             else:
                 found = search(self.models, source, mask, limits, self.config, candidates=candidates, **self.ids)

@@ -6,6 +6,8 @@ import torch
 from mt.decoding import captured as module
 from mt.decoding.captured import CapturedSearches
 from mt.decoding.search import SearchConfig, search
+from mt.device import Compute
+from mt.model.products import prepare
 from tests.decoding.made_up import SPECIALS, assert_same, padded, random_model, random_sentences
 
 
@@ -35,6 +37,17 @@ def test_the_same_is_found(device, count, beam, positions):
     assert len({len(hypotheses[0].ids) for hypotheses in expected}) > 3
 
 
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_in_bfloat16_hypotheses_as_good_are_found(device, positions):
+    model = random_model(3, device, positions=positions)
+    prepare(model, "bf16")
+    with Compute(device, "bf16").autocast():
+        found, expected, _ = both([model], [random_sentences(4, seed) for seed in range(6)], device, beam=3)
+    ranks = [each[0].normalized_score for each in expected]
+    assert [each[0].normalized_score for each in found] == pytest.approx(ranks, abs=0.02)
+    assert max(ranks) - min(ranks) > 0.2
+
+
 def test_the_same_is_found_without_scores(device):
     models = [random_model(3, device)]
     found, expected, _ = both(models, [random_sentences(4, seed) for seed in range(3)], device, beam=1, scored=False)
@@ -51,7 +64,7 @@ def test_sentences_without_padding_need_no_mask(device):
         assert_same(searches.search(source, None, [9]), expected)
 
 
-def test_searches_serve_lengths_up_to_a_multiple_and_the_last_used_are_kept(device, monkeypatch):
+def test_searches_serve_lengths_up_to_a_multiple_and_go_together(device, monkeypatch):
     monkeypatch.setattr(module, "MOST_KEPT", 2)
     searches = CapturedSearches([random_model(3, device)], SearchConfig(beam=2), **SPECIALS)
 
@@ -63,8 +76,16 @@ def test_searches_serve_lengths_up_to_a_multiple_and_the_last_used_are_kept(devi
     assert kept(1, 16, 32) == [(1, 16, 32)]
     assert kept(1, 3, 2) == [(1, 16, 32)]
     assert kept(2, 17, 33) == [(1, 16, 32), (2, 32, 64)]
-    assert kept(1, 9, 9) == [(2, 32, 64), (1, 16, 32)]
-    assert kept(3, 9, 9) == [(1, 16, 32), (3, 16, 32)]
+    assert kept(3, 9, 9) == [(3, 16, 32)]
+    assert kept(1, 9, 9) == [(3, 16, 32), (1, 16, 32)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken"),
+    [([33] * 8, True), ([33] * 9, False), ([2, 65], True), ([2] * 5 + [65], False), ([512], True), ([513], False)],
+)
+def test_few_short_translations_are_captured(limits, taken):
+    assert CapturedSearches([], SearchConfig(), **SPECIALS).takes(limits) == taken
 
 
 def test_a_step_of_a_captured_search_is_one_launch():
