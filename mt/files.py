@@ -3,6 +3,7 @@
 A line ends at `\\n` and nowhere else.  A file or folder appears under its name only when it is complete and on disk.
 """
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -160,6 +161,9 @@ def flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise  # and not where a file system cannot do it to folders
     finally:
         os.close(descriptor)
 
@@ -209,6 +213,16 @@ def can_be_replaced(path: Path) -> bool:
     return True
 
 
+def check_output_text(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise `ConfigError` where no text should be written: over what it is made from, or by a compressed one's name."""
+    if path.suffix in COMPRESSED:
+        raise ConfigError(f"{path} would be plain text", f"name it without {path.suffix}, and compress it then")
+    for read in inputs:
+        if path.is_file() and read.is_file() and path.samefile(read):
+            raise ConfigError(f"{path} is read, and would be written over", "choose another --output")
+
+
+COMPRESSED = (".gz", ".zst")
 MOST_LINKS = 40  # that follow one another, as Linux has it
 
 

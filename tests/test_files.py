@@ -1,7 +1,9 @@
 """Lines end at \\n only; a file or folder appears whole or not at all."""
 
+import errno
 import gzip
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -364,3 +366,16 @@ def test_a_file_in_the_place_of_a_folder_stays(tmp_path):
         write_folder(tmp_path / "folder", "new")
     assert names(tmp_path) == ["folder"]
     assert (tmp_path / "folder").read_text() == "a file"
+
+
+def test_a_file_system_that_cannot_flush_folders_is_written_to_all_the_same(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def of_files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    write_text(tmp_path / "text", "one\n")
+    assert (tmp_path / "text").read_text() == "one\n"

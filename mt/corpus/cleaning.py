@@ -280,12 +280,12 @@ def warnings(source: Side, target: Side, identical: int, kept: int) -> Iterator[
 
 
 def with_texts(report: Report, pairs: Iterable[Pair]) -> Report:
-    """The report with its examples quoted from `pairs`, read no further than the last one."""
+    """The report with its examples quoted from `pairs`, as far as these still reach, read no further than the last."""
     lines = {example.line for finding in report.findings for example in finding.examples}
     read = enumerate(islice(pairs, max(lines, default=0)), 1)
     texts = {line: Example(line, *map(clipped, pair)) for line, pair in read if line in lines}
     findings = (
-        replace(finding, examples=tuple(texts[example.line] for example in finding.examples))
+        replace(finding, examples=tuple(texts[each.line] for each in finding.examples if each.line in texts))
         for finding in report.findings
     )
     return replace(report, findings=tuple(findings))

@@ -58,6 +58,7 @@ MAX_RESAMPLES = 1000
 MIN_RESAMPLES = 100
 # sacreBLEU holds all resamples in memory, 72 bytes a line for chrF2: 40 million lines are 2.9 GB.
 MAX_RESAMPLED_LINES = 40_000_000
+MAX_LINES = MAX_RESAMPLED_LINES // MIN_RESAMPLES  # above which nothing is resampled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +122,9 @@ def evaluate(
     check_counts(hypotheses, references)
     warn_when_tokenised(hypotheses=hypotheses, references=references)
     metrics = all_metrics(references, choose_tokenizer(target_language, bleu_tokenize))
-    if confidence:
+    if confidence and len(references) > MAX_LINES:
+        logger.warning("no intervals: %s lines are too many to resample (%s)", f"{len(references):,}", f"{MAX_LINES:,}")
+    elif confidence:
         return [scores[0] for scores, _ in bootstrap([hypotheses], metrics)]
     return [plain_score(metric, hypotheses) for metric in metrics.values()]
 
@@ -137,6 +140,11 @@ def compare(
     """Score two systems and test by paired bootstrap whether they differ; raises as `evaluate` does."""
     check_counts(baseline, references)
     check_counts(system, references)
+    if len(references) > MAX_LINES:
+        raise DataError(
+            f"{len(references):,} lines are too many to compare by resampling, which takes {MAX_LINES:,} at most",
+            "compare a sample of them, or score each system by itself",
+        )
     warn_when_tokenised(baseline=baseline, system=system, references=references)
     metrics = all_metrics(references, choose_tokenizer(target_language, bleu_tokenize))
     return Comparison(

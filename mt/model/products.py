@@ -49,6 +49,7 @@ class Int8Linear(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch means to move this function some day
             quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        torch.backends.quantized.engine = engine_for(weight)  # which also multiplies by what it has packed
         # Without these instructions sums of full 8-bit products do not fit into 16 bits: inputs get 7 bits there.
         self.reduce_range = not torch.cpu._is_vnni_supported()
         self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.detach())
@@ -56,6 +57,15 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
         return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+
+
+def engine_for(weight: Tensor) -> str:
+    """The library for 8-bit products with a weight: FBGEMM begins sooner, oneDNN is faster with large ones."""
+    fbgemm = weight.numel() < SMALL_WEIGHT and "fbgemm" in torch.backends.quantized.supported_engines
+    return "fbgemm" if fbgemm else "onednn"
+
+
+SMALL_WEIGHT = 1 << 16  # all of *tiny* but the projection; of *small*, whose layers gained nothing, none
 
 
 class Bfloat16Linear(nn.Module):
@@ -81,7 +91,6 @@ def prepare(model: Transformer, precision: str) -> None:
     if precision == "int8":
         if "onednn" not in torch.backends.quantized.supported_engines:
             raise DeviceError("this build of PyTorch has no int8 products (oneDNN)", "use --precision fp32")
-        torch.backends.quantized.engine = "onednn"
         kind = Int8Linear
     elif precision == "bf16":
         kind = Bfloat16Linear

@@ -8,9 +8,9 @@ from typing import Any
 from mt.corpus.parallel import language_of
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import Comparison, Score, bleu_metric, choose_tokenizer, compare, evaluate
-from mt.files import atomic_file, read_lines
+from mt.files import atomic_file, check_output_text, read_lines
 from mt.pipelines.run_folder import RunFolder
-from mt.pipelines.translate import SearchRequest, load_translator
+from mt.pipelines.translate import SearchRequest, load_translator, warn_of_return
 
 # What `sacrebleu -w 4` prints; digits beyond it are noise even on a large test set.
 RECORD_DIGITS = 4
@@ -131,7 +131,11 @@ def evaluate_model(
 
     The language is the given one, else the run's own, else the reference's suffix; raises as `score_files` does.
     """
+    if output:
+        check_output_text(output, (source, reference))
     sources, references = list(read_lines(source)), list(read_lines(reference))
+    if returns := [number for number, line in enumerate(sources, 1) if line.endswith("\r")]:
+        warn_of_return(str(source), returns[0])
     if len(sources) != len(references) or not references:
         raise DataError(
             f"{source} has {len(sources):,} lines, {reference} has {len(references):,}",

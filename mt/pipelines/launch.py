@@ -59,7 +59,7 @@ def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
     Ends the program with the code of the process that failed first, which has said why; raises `DeviceError` where one
     was killed.
     """
-    if kind != "cpu" and torch.cuda.is_available():
+    if kind != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible(devices))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds in which a stopped process may save
     logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why

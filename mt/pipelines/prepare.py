@@ -120,7 +120,13 @@ def cache_key(checksums: list[Values], tokenizers: tuple[Tokenizer, Tokenizer], 
 
 
 def encode_text(
-    text: CheckedText, folder: Path, tokenizers: tuple[Tokenizer, Tokenizer], *, max_tokens: int, threads: int
+    texts: Texts,
+    text: CheckedText,
+    folder: Path,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    *,
+    max_tokens: int,
+    threads: int,
 ) -> None:
     """Write the encoded corpora of a run into `folder`, whole or not at all."""
     with atomic_directory(folder) as partial:
@@ -148,6 +154,7 @@ def encode_text(
                 "max_length_ratio": longest_ratio(train.source.lengths, train.target.lengths),
             },
         )
+        texts.check_untouched()
 
 
 MAX_LENGTH_OFFSET = 10  # tokens that a translation may be longer than its share of the source
@@ -208,6 +215,8 @@ def prepare_new(
     else:
         noise_rate = noise_rate_for(settings, checked.pairs)
         tokenizers = make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
+    if tokenizer_config.files:
+        warn_of_unused(settings.said()["tokenizer"], tokenizers)
     check_directions(settings, tokenizers)
     data = read_or_encode(run, settings, texts, tokenizers, checked)
     config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
@@ -253,6 +262,14 @@ def shares(corpora: list[CorpusFiles], pairs: list[int], temperature: float) -> 
         yield f"{corpus.name}: {count:,} pairs, each {weight:.4g} times an epoch, are {share:.1%} of it"
 
 
+def warn_of_unused(said: Values, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
+    """Say what of how tokenizers are trained has no effect on those that are given."""
+    untold = defaults(TokenizerConfig) | {"vocabulary_size": tokenizers[1].size}
+    for key in ("vocabulary_size", "type", "normalization"):
+        if said.get(key, untold[key]) != untold[key]:
+            logger.warning("tokenizer.%s = %s has no effect: tokenizers are used as they are given", key, said[key])
+
+
 def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
     """Raise `ConfigError` where both directions are to be learned and each side has a tokenizer of its own."""
     if settings.said()["training"].get("bidirectional_epochs") and tokenizers[0] is not tokenizers[1]:
@@ -295,7 +312,7 @@ def read_or_encode(
         with alone_at(folder):
             if not facts.is_file():  # nor has been written by another run meanwhile
                 checked = checked or check_text(texts, data.rules, seed=seed)
-                encode_text(checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
+                encode_text(texts, checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
     texts.remembered.save()
     prepared = read_prepared(folder, texts.train, data.temperature)
     if over_long := prepared.facts["over_long"]:
@@ -318,8 +335,10 @@ def complete_recipe(
         vocabularies=(tokenizers[0].size, tokenizers[1].size),
         languages=texts.languages(),
     )
-    joint = replace(tokenizer, joint=tokenizers[0] is tokenizers[1])
-    return resolve(settings, joint, facts, compute, seed_and_threads(settings)[1])
+    tokenizer = replace(tokenizer, joint=tokenizers[0] is tokenizers[1])
+    if tokenizer.files and "vocabulary_size" not in settings.said()["tokenizer"]:
+        tokenizer = replace(tokenizer, vocabulary_size=tokenizers[1].size)
+    return resolve(settings, tokenizer, facts, compute, seed_and_threads(settings)[1])
 
 
 def clear(run: RunFolder) -> None:
@@ -332,4 +351,5 @@ def clear(run: RunFolder) -> None:
     for name in ("run.toml", "config.json", *tokenizers, *results):
         (run.path / name).unlink(missing_ok=True)
     for name in ("checkpoints", "plots", "tensorboard"):
-        shutil.rmtree(run.path / name, ignore_errors=True)
+        for entry in (run.path / name).glob("*"):  # and not the folder, which may be a link to another disk
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

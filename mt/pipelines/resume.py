@@ -68,13 +68,18 @@ def remember_machine(run: RunFolder, now: Settings) -> None:
         write_json(run.config, record)
 
 
-def check_output(run: RunFolder, *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but a run, or its beginnings."""
+def check_output(run: RunFolder, cache: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but a run, or its beginnings, and the cache where that is inside."""
     if run.path.exists() and not run.path.is_dir():
         raise ModelError(f"{run.path} is not a folder", "choose another --output")
+    folder, cache = run.path.resolve(), cache.resolve()
+    if cache == folder:
+        raise ConfigError(f"the cache would be the run folder itself, {run.path}", "leave --cache out: it has its own")
     if run.recipe.is_file() and not overwrite:
         raise ModelError(f"another process has begun a run in {run.path}", "run the command again to go on with it")
     known = PREPARATIONS | RESULTS if overwrite else PREPARATIONS
+    if cache.is_relative_to(folder):
+        known = known | {cache.relative_to(folder).parts[0]}
     found = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
     foreign = sorted(name for name in found - known if not name.endswith(".partial"))
     if foreign:

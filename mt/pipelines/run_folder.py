@@ -16,7 +16,7 @@ from mt import __version__
 from mt.corpus.tokenizer import Tokenizer
 from mt.decoding.search import SearchConfig
 from mt.decoding.shortlist import Shortlist
-from mt.errors import ModelError, MTError
+from mt.errors import ConfigError, DataError, ModelError
 from mt.files import atomic_file, read_json, write_json
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
@@ -230,12 +230,8 @@ def load_model(path: Path, *, trained: bool = True) -> LoadedModel:
         languages = (record["languages"]["source"], record["languages"]["target"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{run.config} is incomplete: {error}", "the file is damaged or not written by mt") from error
-    except MTError as error:
-        raise (
-            ModelError(f"{run.config}: {error.message}", error.hint or "the file is damaged or foreign")
-            if not isinstance(error, ModelError)
-            else error
-        ) from error
+    except (ConfigError, DataError) as error:
+        raise ModelError(f"{run.config}: {error.message}", error.hint or "the file is damaged or foreign") from error
     model = model_class(config)
     if trained:
         if run.recipe.is_file() and not run.model.exists():

@@ -10,7 +10,7 @@ from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.lexicon import SentencePair, learn_lexicon, sample_pairs
 from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import SentencePairs, Sentences, Variation
-from mt.errors import DataError, ModelError, MTError
+from mt.errors import ConfigError, DataError, ModelError
 from mt.pipelines.prepare import read_or_encode
 from mt.pipelines.recipe import Settings
 from mt.pipelines.resume import check_unchanged
@@ -76,7 +76,7 @@ def training_text(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> En
     try:
         texts = Texts.of(run, settings)
         check_unchanged(run, texts.checksums)
-    except MTError as error:
+    except (ConfigError, DataError, ModelError) as error:
         hint = f"put the text back where {run.recipe} says, seen from here, as it was when the run was trained"
         raise DataError(error.message, hint) from error
     return read_or_encode(run, settings, texts, tokenizers).train

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +41,32 @@ class Texts:
         data = settings.said()["data"]
         train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
         paths = [path for corpus in [*train, *valid] for path in corpus.paths]
+        for path in paths:
+            try:
+                str(path.resolve()).encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"the name {str(path.resolve())!r} is not UTF-8, and a run notes it", "rename it"
+                ) from error
         for path in filter(can_be_read_only_once, paths):
             raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
         remembered = Checksums(cache_folder(run, settings))
         return cls(train, valid, [{"path": str(path), "sha256": remembered.of(path)} for path in paths], remembered)
 
+    def check_untouched(self) -> None:
+        """Raise `DataError` where a file is no longer what it was when its checksum was taken."""
+        for entry in self.checksums:
+            if self.remembered.of(Path(entry["path"])) != entry["sha256"]:
+                raise changed(entry["path"])
+
     def languages(self) -> tuple[str, str]:
         """The languages that the first training files are named after; "" where they do not say."""
         first = self.train[0]
         return (language_of(first.source), language_of(first.target)) if first.source and first.target else ("", "")
+
+
+def changed(name: str) -> DataError:
+    return DataError(f"{name} has changed while it was read", "run the command again when nothing writes to it")
 
 
 def cache_folder(run: RunFolder, settings: Settings) -> Path:
@@ -73,7 +90,9 @@ class CheckedText:
     def training_pairs(self) -> Iterator[Pair]:
         """The pairs that are trained on, corpus after corpus."""
         for corpus, rows in zip(self.corpora, self.rows, strict=True):
-            for pair, used in zip(read_pairs(corpus), rows, strict=True):
+            for pair, used in zip_longest(read_pairs(corpus), rows):
+                if pair is None or used is None:
+                    raise changed(corpus.name)
                 if used:
                     yield pair
 

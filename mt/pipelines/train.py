@@ -37,7 +37,7 @@ from mt.pipelines.resume import (
 )
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model, versions
 from mt.pipelines.tensorboard import Board, import_writer
-from mt.pipelines.texts import Texts
+from mt.pipelines.texts import Texts, cache_folder
 from mt.pipelines.validation import Validation, choose_length_penalty, choose_weights, closing_validations
 from mt.settings import AUTO, Values
 from mt.training.budget import Budget, Clock, Progress
@@ -80,7 +80,8 @@ def train(request: TrainRequest) -> None:
             if ready:
                 stack.enter_context(claimed(run.lock))
                 if ready.provenance:
-                    check_output(run, overwrite=request.overwrite)  # again: another process may have been faster
+                    # Again: another process may have been faster.
+                    check_output(run, cache_folder(run, request.settings), overwrite=request.overwrite)
                     begin(run, ready.prepared, ready.provenance)
                 remember_machine(run, request.settings)
                 write_text(run.recipe, ready.prepared.config.as_toml())
@@ -124,7 +125,7 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
     check_settings(settings)
     compute = choose_compute(settings)
     if new:
-        check_output(run, overwrite=request.overwrite)
+        check_output(run, cache_folder(run, settings), overwrite=request.overwrite)
     texts = Texts.of(run, settings)
     if not new:
         check_unchanged(run, texts.checksums)

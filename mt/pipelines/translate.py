@@ -22,7 +22,9 @@ from mt.device import choose, keep_freed_memory, usable_threads
 from mt.errors import ConfigError, ModelError
 from mt.files import (
     atomic_file,
+    can_be_read_only_once,
     can_be_replaced,
+    check_output_text,
     checksum,
     decode_lines,
     open_binary,
@@ -117,18 +119,23 @@ def translate(
     """
     if request.nbest > 1 and form == "text":
         raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
+    if output:
+        check_output_text(output, files)
     if launched := launched_shard():
         if shard:
             raise ConfigError(f"--shard {shard} would be that of every process", "torchrun gives each its own")
         shard, output = launched, launched.own_file(output)
     part = lines_of(shard, files, WINDOW) if shard else EVERY_LINE
     with ExitStack() as stack:
-        inputs = [(stack.enter_context(open_binary(path)), str(path)) for path in files]
+        for path in files:
+            if not can_be_read_only_once(path):
+                open_binary(path).close()  # what cannot be read is told before the work
         translator = stack.enter_context(load_translator(request))
+        inputs = opened(files)
         if not files:
             # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
             # the thread that reads it, and that thread for input.
-            inputs = [(open(os.dup(standard_input().fileno()), "rb"), "standard input")]  # noqa: SIM115
+            inputs = iter([(open(os.dup(standard_input().fileno()), "rb"), "standard input")])  # noqa: SIM115
         if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
             work = work_record(request, translator, files, form, shard)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
@@ -181,7 +188,14 @@ def model_record(run: RunFolder) -> Values:
     return {path.name: checksum(path) for path in files}
 
 
-def text_lines(inputs: list[tuple[BinaryIO, str]], part: range) -> Iterator[str]:
+def opened(files: list[Path]) -> Iterator[tuple[BinaryIO, str]]:
+    """Each file, open as long as it is its turn, and its name."""
+    for path in files:
+        with open_binary(path) as stream:
+            yield stream, str(path)
+
+
+def text_lines(inputs: Iterator[tuple[BinaryIO, str]], part: range) -> Iterator[str]:
     """Those lines of all inputs taken together; invalid UTF-8 among them is replaced and said so.
 
     A carriage return at the end of a line is part of it; the first one of an input is told.
@@ -197,11 +211,16 @@ def text_lines(inputs: list[tuple[BinaryIO, str]], part: range) -> Iterator[str]
             logger.warning("%s, line %s: not UTF-8; what cannot be read is replaced by U+FFFD", name, f"{number:,}")
         if line[-1:] == "\r" and name not in told:
             told.add(name)
-            logger.warning(
-                "%s, line %s: ends in a carriage return, which is read like a letter: take it out with: tr -d '\\r'",
-                name, f"{number:,}",
-            )  # fmt: skip
+            warn_of_return(name, number)
         yield line
+
+
+def warn_of_return(name: str, number: int) -> None:
+    logger.warning(
+        "%s, line %s: ends in a carriage return, which is read like a letter: take it out with: tr -d '\\r'",
+        name,
+        f"{number:,}",
+    )
 
 
 def chunks(lines: Iterable[str]) -> Iterator[list[str]]:

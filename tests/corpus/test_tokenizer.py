@@ -143,6 +143,14 @@ def test_one_letter_is_text_enough(type):
     assert round_trip(Tokenizer(model), "a b") == "a b"
 
 
+def test_a_line_is_learned_from_however_long_it_is():
+    lines = made_up_lines()
+    model, _ = train_tokenizer([" ".join(lines * 20)], vocabulary_size=330)
+    assert len(" ".join(lines * 20)) > 1 << 16
+    tokenizer = Tokenizer(model)
+    assert len(tokenizer.encode(lines[:1])[0]) < len(lines[0]) / 2
+
+
 @pytest.mark.parametrize("lines", [[], ["", "  ", "\t"]])
 def test_no_text_trains_no_tokenizer(lines):
     with pytest.raises(ConfigError, match="there is no text to train a tokenizer on"):

@@ -311,3 +311,15 @@ def test_counts_that_differ_are_an_error_that_names_both(score):
 def test_nothing_to_score_is_an_error():
     with pytest.raises(DataError, match="0 hypotheses and 0 references"):
         evaluate([], [])
+
+
+def test_of_too_many_lines_there_are_scores_without_intervals_and_no_comparison(monkeypatch, caplog):
+    references = made_up_sentences(40, 1)
+    hypotheses = corrupted(references, 0.2, 2)
+    expected = evaluate(hypotheses, references, confidence=False)
+    assert all(score.low is not None for score in evaluate(hypotheses, references))
+    monkeypatch.setattr(metrics, "MAX_LINES", 39)
+    assert evaluate(hypotheses, references) == expected
+    assert "no intervals: 40 lines are too many to resample (39)" in caplog.text
+    with pytest.raises(DataError, match="40 lines are too many to compare by resampling, which takes 39 at most"):
+        compare(hypotheses, references, references)

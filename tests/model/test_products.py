@@ -1,5 +1,6 @@
 """Products made ready for translating against PyTorch's plain ones."""
 
+import platform
 from copy import deepcopy
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from mt.device import Compute
 from mt.model.config import ModelConfig
-from mt.model.products import Int8Linear, PackedLinear, prepare
+from mt.model.products import Int8Linear, PackedLinear, engine_for, prepare
 from mt.model.transformer import Transformer
 
 
@@ -32,13 +33,15 @@ def test_packed_products_are_the_plain_ones(shape, bias):
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (2, 5, 16)])
-def test_products_of_8_bits_are_exact_where_8_bits_are_enough(shape):
+@pytest.mark.parametrize("outputs", [10, 5_000])
+def test_products_of_8_bits_are_exact_where_8_bits_are_enough(outputs, shape):
     """Weights that are multiples of an output's largest / 127, and inputs that are multiples of a range / 255."""
     generator = torch.Generator().manual_seed(2)
-    weight = torch.randint(-127, 128, (10, 16), generator=generator).float()
+    weight = torch.randint(-127, 128, (outputs, 16), generator=generator).float()
     weight[:, 0] = 127
-    weight *= torch.arange(1, 11)[:, None] / 100  # a scale for each output
-    bias = torch.randn(10, generator=generator)
+    weight *= (torch.arange(outputs) % 10 + 1)[:, None] / 100  # a scale for each output
+    bias = torch.randn(outputs, generator=generator)
+    assert engine_for(weight) == ("fbgemm" if outputs == 10 and platform.machine() == "x86_64" else "onednn")
     x = torch.randint(-63, 65, shape, generator=generator).float()
     x[..., 0], x[..., 1] = -127, 128
     torch.testing.assert_close(Int8Linear(weight, bias)(x), x @ weight.T + bias, atol=2e-2, rtol=1e-5)

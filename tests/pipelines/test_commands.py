@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,23 @@ def without(tokenizer):
             super().__init__(tokenize=tokenize, **options)
 
     return Incomplete
+
+
+def test_a_reference_is_not_written_over(mt, trained, corpus, tmp_path):
+    reference = Path(shutil.copy(corpus / "test.de", tmp_path))
+    text = ["--source", corpus / "test.en", "--reference", reference, "--output", reference]
+    outcome = mt("evaluate", "--model", trained, *text)
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith(f"error: {reference} is read, and would be written over\nhint:  ")
+    assert reference.read_text() == (corpus / "test.de").read_text()
+
+
+def test_a_source_with_carriage_returns_is_told(mt, trained, corpus, tmp_path):
+    (tmp_path / "test.en").write_text((corpus / "test.en").read_text().replace("\n", "\r\n"), newline="")
+    outcome = mt("evaluate", "--model", trained, "--source", tmp_path / "test.en", "--reference", corpus / "test.de")
+    assert outcome.code == 0
+    assert outcome.err.count("carriage return") == 1
+    assert f"{tmp_path}/test.en, line 1: ends in a carriage return" in outcome.err
 
 
 def test_evaluate_names_both_line_counts(mt, trained, corpus):

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from mt.decoding.shortlist import Shortlist
-from mt.errors import ExitCode
+from mt.errors import ExitCode, Interrupted
 from mt.files import checksum
 from mt.pipelines import shortlist as pipeline
 from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
@@ -217,6 +217,15 @@ def test_text_that_is_gone_or_changed_is_asked_for(mt, own_text, change, message
     hint = f"put the text back where {run}/run.toml says, seen from here, as it was when the run was trained"
     assert refused(outcome, ExitCode.DATA, message.format(run=run, text=text), hint), outcome.err
     assert not (run / "shortlist.safetensors").exists()
+
+
+def test_who_stops_it_is_not_told_that_text_is_missing(mt, own_text, monkeypatch):
+    def stopped(path):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr("mt.pipelines.checksums.status_of", stopped)
+    outcome = mt("shortlist", own_text[0])
+    assert (outcome.code, outcome.err) == (ExitCode.INTERRUPTED, "stopped\n")
 
 
 def test_an_averaged_model_uses_the_shortlist_of_its_run(mt, listed, tmp_path):

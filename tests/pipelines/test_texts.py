@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from mt.corpus.parallel import CorpusFiles
+from mt.errors import DataError
 from mt.pipelines.texts import CheckedText
+
+
+@pytest.mark.parametrize("read", [2, 4])
+def test_a_text_that_has_grown_or_shrunk_since_it_was_judged_is_a_data_error(tmp_path, read):
+    for language in ("en", "de"):
+        (tmp_path / f"train.{language}").write_text("one\ntwo\nthree\n")
+    files = CorpusFiles(source=tmp_path / "train.en", target=tmp_path / "train.de")
+    text = CheckedText([files], [np.ones(read, bool)], valid=[], characters=10_000)
+    with pytest.raises(DataError, match="has changed while it was read"):
+        list(text.training_pairs())
 
 
 @pytest.mark.parametrize(("loud", "taught"), [(2, False), (3, True)])

@@ -369,6 +369,11 @@ def test_given_tokenizers_are_used_as_they_are(train, mt, corpus, trained, tmp_p
     assert twice.code == 0, twice.err
     assert json.loads((tmp_path / "twice" / "config.json").read_text())["model"]["share_embeddings"]
     assert mt("train", "--output", tmp_path / "twice", "--max-steps", 3).code == 0
+    said = train(tmp_path / "said", "--tokenizer", shared, "--vocab-size", 9, "--set", "tokenizer.type=bpe", steps=1)
+    for setting in ("vocabulary_size = 9", "type = bpe"):
+        assert f"warning: tokenizer.{setting} has no effect: tokenizers are used as they are given" in said.err
+    again = mt("train", "--config", tmp_path / "one" / "run.toml", "--output", tmp_path / "again")
+    assert "has no effect" not in again.err
     both = ["--tokenizer", shared, "--tokenizer", tmp_path / "de.model"]
     assert train(tmp_path / "two", *both, steps=2).code == 0
     assert (tmp_path / "two" / "source.model").read_bytes() == shared.read_bytes()
@@ -384,6 +389,44 @@ def test_a_cache_can_be_shared_and_is_then_written_once(train, trained, tmp_path
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == times
     assert not (tmp_path / "two" / "cache").exists()
     assert_same_training(tmp_path / "two", trained)
+
+
+def test_a_cache_may_be_a_folder_of_the_run_and_not_the_run_itself(train, mt, tmp_path):
+    run, inside = tmp_path / "run", ["--cache", tmp_path / "run" / "encoded" / "text"]
+    outcome = train(run, *inside, steps=1)
+    assert outcome.code == 0, outcome.err
+    assert mt("train", "--output", run, "--max-steps", 2).code == 0
+    assert train(run, *inside, "--overwrite", steps=1).code == 0
+    outcome = train(tmp_path / "new", "--cache", tmp_path / "new", steps=1)
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith(f"error: the cache would be the run folder itself, {tmp_path}/new\nhint:  ")
+    assert not (tmp_path / "new").exists()
+
+
+def test_text_that_changes_while_it_is_read_is_a_data_error(train, corpus, monkeypatch, tmp_path):
+    for name in ("train.en", "train.de"):
+        shutil.copyfile(corpus / name, tmp_path / name)
+    encode_corpus, text = prepare.encode_corpus, tmp_path / "train.de"
+
+    def writing_meanwhile(*given, **more):
+        kept = encode_corpus(*given, **more)
+        text.write_text(text.read_text().replace("one", "two"))
+        return kept
+
+    monkeypatch.setattr(prepare, "encode_corpus", writing_meanwhile)
+    outcome = train(tmp_path / "run", "--train", tmp_path / "train.en", text, steps=1)
+    assert outcome.code == ExitCode.DATA
+    assert f"error: {text} has changed while it was read\nhint:  " in outcome.err
+    assert not list(tmp_path.rglob("facts.json"))
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(train, corpus, tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/train_\xe9.de")
+    shutil.copyfile(corpus / "train.de", name)
+    outcome = train(tmp_path / "run", "--train", corpus / "train.en", name, steps=1)
+    assert outcome.code == ExitCode.DATA
+    assert "is not UTF-8" in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_other_run_is_at_a_folder_that_text_is_encoded_into(train, monkeypatch, tmp_path):
@@ -1243,6 +1286,14 @@ def test_text_is_read_once_to_say_that_a_run_is_finished(train, run, monkeypatch
     assert "is finished" in train(run).err
     monkeypatch.setattr(checksums, "checksum", reading)
     assert "is finished" in train(run).err
+
+
+def test_overwrite_starts_anew_where_checkpoints_are_on_another_disk(train, trained, run, tmp_path):
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    assert train(run, "--overwrite", steps=10).code == 0
+    assert Checkpoints(run).steps()[-1] == 10
+    assert last_checkpoint(run).resolve().is_relative_to(tmp_path / "elsewhere")
 
 
 def test_overwrite_starts_anew(train, trained, run):

@@ -90,6 +90,36 @@ def test_a_carriage_return_is_told_once_for_each_input(mt, trained, tmp_path):
     assert [line.split(": ")[1] for line in told] == [f"{tmp_path / name}, line 1" for name in ("one", "two")]
 
 
+@pytest.mark.parametrize("flags", [[], ["--shard", "1/2"]])
+def test_what_is_read_is_not_written_over(mt, trained, tmp_path, flags):
+    (tmp_path / "text").write_bytes(LINES)
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    outcome = mt("translate", "--model", trained, tmp_path / "text", *flags, "--output", tmp_path / "link")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith(f"error: {tmp_path}/link is read, and would be written over\nhint:  ")
+    assert (tmp_path / "text").read_bytes() == LINES
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_text_is_not_written_under_the_name_of_compressed_text(translate, tmp_path, suffix):
+    outcome = translate(LINES, "--output", tmp_path / f"out{suffix}")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err == (
+        f"error: {tmp_path}/out{suffix} would be plain text\nhint:  name it without {suffix}, and compress it then\n"
+    )
+
+
+def test_one_file_is_open_at_a_time(tmp_path):
+    files = [tmp_path / name for name in "abc"]
+    for path in files:
+        path.write_bytes(LINES)
+    streams = []
+    for stream, name in pipeline.opened(files):
+        assert all(earlier.closed for earlier in streams)
+        assert (stream.read(), name) == (LINES, str(files[len(streams)]))
+        streams.append(stream)
+
+
 def test_a_line_of_white_space_is_an_empty_line_with_score_0(translate):
     assert translations_of(translate("one\n\n \t\u3000\ntwo\n".encode()))[1:3] == ["", ""]
     records = [json.loads(line) for line in translations_of(translate(b" \n", "--format", "jsonl"))]
@@ -621,6 +651,13 @@ def test_a_mistake_is_told_once_and_one_device_writes_all(start_mt, mt, trained,
     alone = mt("translate", "--model", trained, "--beam", 1, "--threads", 1, corpus / "test.en")
     assert (tmp_path / "out").read_text() == alone.out
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_devices_that_are_not_there_are_a_device_error(translate_files, tmp_path):
+    outcome = translate_files("--device", "auto", "--devices", "0,1", "--output", tmp_path / "out")
+    assert outcome.code == ExitCode.DEVICE
+    assert outcome.err.startswith("error: there is no CUDA device 0 here: there are 0\nhint:  ")
 
 
 def test_devices_are_not_for_a_process_of_torchrun(translate_files, launched, monkeypatch, tmp_path):
