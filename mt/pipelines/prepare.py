@@ -351,5 +351,8 @@ def clear(run: RunFolder) -> None:
     for name in ("run.toml", "config.json", *tokenizers, *results):
         (run.path / name).unlink(missing_ok=True)
     for name in ("checkpoints", "plots", "tensorboard"):
-        for entry in (run.path / name).glob("*"):  # and not the folder, which may be a link to another disk
+        folder = run.path / name
+        for entry in folder.glob("*"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if folder.is_dir() and not folder.is_symlink():  # which may lead to another disk, and stays
+            folder.rmdir()

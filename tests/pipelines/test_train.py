@@ -360,7 +360,7 @@ def test_different_scripts_get_tokenizers_of_their_own(mt, corpus, tmp_path):
     assert mt("translate", "--model", tmp_path / "run", stdin=b"one two\n").out.count("\n") == 1
 
 
-def test_given_tokenizers_are_used_as_they_are(train, mt, corpus, trained, tmp_path):
+def test_given_tokenizers_are_used_as_they_are(train, mt, tiny_flags, corpus, trained, tmp_path):
     shared = trained / "tokenizer.model"
     mt("tokenizer", "train", corpus / "train.de", "--vocab-size", 290, "--type", "bpe", "--output", tmp_path / "de")
     assert train(tmp_path / "one", "--tokenizer", shared, steps=2).code == 0
@@ -372,8 +372,14 @@ def test_given_tokenizers_are_used_as_they_are(train, mt, corpus, trained, tmp_p
     said = train(tmp_path / "said", "--tokenizer", shared, "--vocab-size", 9, "--set", "tokenizer.type=bpe", steps=1)
     for setting in ("vocabulary_size = 9", "type = bpe"):
         assert f"warning: tokenizer.{setting} has no effect: tokenizers are used as they are given" in said.err
-    again = mt("train", "--config", tmp_path / "one" / "run.toml", "--output", tmp_path / "again")
-    assert "has no effect" not in again.err
+    text = ["--train", corpus / "train.en", corpus / "train.de"]
+    assert tiny_flags[0] == "--vocab-size"
+    silent = mt(
+        "train", *text, "--output", tmp_path / "silent", "--tokenizer", shared, *tiny_flags[2:], "--max-steps", 1
+    )
+    again = mt("train", "--config", tmp_path / "silent" / "run.toml", "--output", tmp_path / "again")
+    assert (silent.code, again.code) == (0, 0)
+    assert "has no effect" not in silent.err + again.err
     both = ["--tokenizer", shared, "--tokenizer", tmp_path / "de.model"]
     assert train(tmp_path / "two", *both, steps=2).code == 0
     assert (tmp_path / "two" / "source.model").read_bytes() == shared.read_bytes()
@@ -432,11 +438,11 @@ def test_a_name_that_is_not_utf8_is_refused_before_any_work(train, corpus, tmp_p
 def test_no_other_run_is_at_a_folder_that_text_is_encoded_into(train, monkeypatch, tmp_path):
     encode_text, folders = prepare.encode_text, []
 
-    def watched(text, folder, *arguments, **settings):
+    def watched(texts, text, folder, *arguments, **settings):
         folders.append(folder)
         with pytest.raises(Timeout):
             FileLock(folder.with_name(f".{folder.name}.lock")).acquire(blocking=False)
-        encode_text(text, folder, *arguments, **settings)
+        encode_text(texts, text, folder, *arguments, **settings)
 
     monkeypatch.setattr(prepare, "encode_text", watched)
     assert train(tmp_path / "run", steps=2).code == 0
