@@ -168,8 +168,7 @@ def train_tokenizer(
                     "byte_fallback": True,
                     "character_coverage": 0.9995,
                     "split_digits": True,  # a number unseen in training is then spelt like those seen
-                    "max_sentence_length": 1
-                    << 30,  # bytes, the most it takes: longer lines are left out without a word
+                    "max_sentence_length": 1 << 30,  # bytes; what is longer is left out without a word
                     "num_threads": 16,
                     "minloglevel": 2,
                     **SPECIAL_IDS,

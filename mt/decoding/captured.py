@@ -1,8 +1,9 @@
 """Beam search for few sentences on CUDA: a step of it is one graph, captured once and launched at every token.
 
-A step is some hundred small kernels.  For few rows it takes far longer to launch them one by one than to run them, and
-a person who waits for one line waits for that.  A graph is launched at once, but it reads and writes the same memory
-each time: so nothing grows here, nothing leaves, and a search is laid out for lengths that are rounded up, and kept.
+A step is many small kernels.  For few rows to launch them one by one should take longer than to run them (no GPU has
+been asked yet), and a person who waits for one line waits for that.  A graph is launched at once, but it reads and
+writes the same memory each time: so nothing grows here, nothing leaves, and a search is laid out for lengths that are
+rounded up, and kept.
 
 Shapes: as in `search.py`.
 """
@@ -42,7 +43,7 @@ class FixedSearch:
         device, B = rules.limits.device, len(rules.limits)
         self.models = models
         self.states = [FixedState(each, rules.beams, source_length, max_length) for each in encoded]
-        self.rules = replace(rules, limits=rules.limits.clone(), shortest_limit=0)
+        self.rules = replace(rules, shortest_limit=0)  # the next sentences have other limits
         self.first = Beams.start(B, rules.beams, bos, device, rows=rules.beams)
         self.beams = Beams(*(each.clone() for each in tensors(self.first)))
         self.history = History(max_length, B, rules.beams, device)
@@ -66,8 +67,9 @@ class FixedSearch:
         parts = next_logits(self.models, self.beams.tokens, self.states, len(self.beams.tokens))
         beams = step(self.beams, parts, self.length, self.rules)
         self.history.append(beams, self.length)
-        for state in self.states:
-            state.reorder(beams.parents)
+        if self.rules.beams > 1:
+            for state in self.states:
+                state.reorder(beams.parents)
         self.put(beams)
         self.length += 1
 

@@ -86,7 +86,6 @@ def prepare(model: Transformer, precision: str) -> None:
 
     Raises `DeviceError` where PyTorch cannot multiply 8-bit integers.
     """
-    on_cpu = model.output_weight.device.type == "cpu"
     kind: type[nn.Module]
     if precision == "int8":
         if "onednn" not in torch.backends.quantized.supported_engines:
@@ -94,7 +93,7 @@ def prepare(model: Transformer, precision: str) -> None:
         kind = Int8Linear
     elif precision == "bf16":
         kind = Bfloat16Linear
-    elif precision == "fp32" and on_cpu and torch.backends.mkldnn.is_available():
+    elif precision == "fp32" and model.output_weight.is_cpu and torch.backends.mkldnn.is_available():
         kind = PackedLinear
     else:
         return
@@ -104,8 +103,8 @@ def prepare(model: Transformer, precision: str) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(module, name, kind(child.weight, child.bias))
-    if on_cpu and precision != "bf16":
-        # For the one query of a token, or those of its beams, the fused kernel does not pay.
+    if kind is not Bfloat16Linear:
+        # For the one query of a token, or those of its beams, the fused kernel does not pay on the CPU.
         for layer in cast(list[DecoderLayer], list(model.decoder)):
             layer.self_attention.kernel = layer.cross_attention.kernel = explicit
 

@@ -134,8 +134,8 @@ def evaluate_model(
     if output:
         check_output_text(output, (source, reference))
     sources, references = list(read_lines(source)), list(read_lines(reference))
-    if returns := [number for number, line in enumerate(sources, 1) if line.endswith("\r")]:
-        warn_of_return(str(source), returns[0])
+    if number := next((number for number, line in enumerate(sources, 1) if line.endswith("\r")), 0):
+        warn_of_return(str(source), number)
     if len(sources) != len(references) or not references:
         raise DataError(
             f"{source} has {len(sources):,} lines, {reference} has {len(references):,}",

@@ -337,7 +337,7 @@ def complete_recipe(
     )
     tokenizer = replace(tokenizer, joint=tokenizers[0] is tokenizers[1])
     if tokenizer.files and "vocabulary_size" not in settings.said()["tokenizer"]:
-        tokenizer = replace(tokenizer, vocabulary_size=tokenizers[1].size)
+        tokenizer = replace(tokenizer, vocabulary_size=tokenizers[1].size)  # the recipe says what they have
     return resolve(settings, tokenizer, facts, compute, seed_and_threads(settings)[1])
 
 
