@@ -36,6 +36,8 @@ from mt.pipelines.run_folder import RunFolder
 from mt.settings import read_toml
 
 BASE = "base"
+# Nothing that pays on little text: for what each ingredient brings where it is the only one.
+PLAIN: dict[str, object] = {"training.consistency": "off", "training.noise_rate": 0, "model.positions": "sinusoidal"}
 RECIPES: dict[str, dict[str, object]] = {
     BASE: {},
     "dropout 0.1": {"model.dropout": 0.1},
@@ -60,6 +62,13 @@ RECIPES: dict[str, dict[str, object]] = {
     "BPE": {"tokenizer.type": "bpe"},
     "sinusoidal positions": {"model.positions": "sinusoidal"},
     "post-norm": {"model.norm_first": "false"},
+    "plain": PLAIN,
+    "plain and R-Drop": PLAIN | {"training.consistency": "r-drop"},
+    "plain and SimCut": PLAIN | {"training.consistency": "simcut"},
+    "plain and noise": PLAIN | {"training.noise_rate": 0.3},
+    "plain and rotary positions": PLAIN | {"model.positions": "rotary"},
+    "plain and pieces drawn anew": PLAIN | {"training.sampling_alpha": 0.3},
+    "plain and both directions first": PLAIN | {"training.bidirectional_epochs": 3},
 }
 
 Record = dict[str, Any]

@@ -1,7 +1,7 @@
 """Times training by mt beside MarianMTModel and torch.nn.Transformer in plain loops, on the same sentences.
 
 Each runs in a process of its own, warmed up before anything is timed.  Repetitions take turns (A B C A B C), so that a
-slow minute of the machine is everybody's.
+slow minute of the machine is everybody's; what matrix products reach alone is measured anew in each, too.
 """
 
 import argparse
@@ -71,9 +71,12 @@ def jobs(options: argparse.Namespace, preset: str, batch_tokens: int) -> list[Jo
 
 def measure(todo: list[Job], repetitions: int) -> list[dict[str, Any]]:
     """A result for each job, all of the same model and batch."""
-    ceilings = {precision: ceiling(job) for precision, job in {job.precision: job for job in todo}.items()}
+    one_of_each = {job.precision: job for job in todo}
+    ceilings: dict[str, list[float]] = {precision: [] for precision in one_of_each}
     with running("trainers.py", todo) as workers:
         for repetition in range(repetitions + 1):
+            for precision, job in one_of_each.items():
+                ceilings[precision].append(ceiling(job))
             for worker in workers:
                 answer, job = worker.order(), worker.job
                 rate = answer["target_tokens"] / answer["seconds"]
@@ -104,8 +107,9 @@ def average_tokens(work: Work) -> tuple[int, int]:
     return round(corpus.source.lengths.sum() / updates), round(corpus.target.lengths.sum() / updates)
 
 
-def result(worker: Worker[Job], matrix_flops: float) -> dict[str, Any]:
-    job, (warm_up, *repetitions) = worker.job, worker.answers
+def result(worker: Worker[Job], ceilings: list[float]) -> dict[str, Any]:
+    """What a worker has answered, beside the matrix rate that was measured before each answer."""
+    job, (warm_up, *repetitions), (_, *ceilings) = worker.job, worker.answers, ceilings
     rates = [answer["target_tokens"] / answer["seconds"] for answer in repetitions]
     record = {
         "engine": job.engine,
@@ -117,13 +121,15 @@ def result(worker: Worker[Job], matrix_flops: float) -> dict[str, Any]:
         "warm_up_seconds": warm_up["seconds"],
         "seconds": [answer["seconds"] for answer in repetitions],
         "target_tokens_per_second": spread(rates),
-        "matrix_flops_per_second": matrix_flops,
+        "matrix_flops_per_second": statistics.median(ceilings),
         "peak_rss_bytes": repetitions[-1]["peak_rss_bytes"],
         "peak_gpu_bytes": repetitions[-1]["peak_gpu_bytes"],
     }
     if job.engine == "mt":
-        reached = statistics.median(answer["flops"] / answer["seconds"] for answer in repetitions)
-        record |= {"flops_per_second": reached, "share_of_matrix_rate": reached / matrix_flops}
+        reached = [answer["flops"] / answer["seconds"] for answer in repetitions]
+        shares = [one / ceiling for one, ceiling in zip(reached, ceilings, strict=True)]
+        record["flops_per_second"] = statistics.median(reached)
+        record["share_of_matrix_rate"] = statistics.median(shares)
     return record
 
 

@@ -146,10 +146,34 @@ def step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rul
     `parts` are the logits (b, K, V), at the first step (b, 1, V), of some sentences and then of others, and may be
     written into.  A sentence at its limit can only end.
     """
+    return (beam_step if rules.scored else greedy_step)(beams, parts, length, rules)
+
+
+def greedy_step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rules) -> Beams:
+    """`step` of a single beam without scores: it goes on with the greatest logit, and is ranked by 0 when it ends."""
+    found, seen = [], 0
+    for logits in parts:
+        some = slice(seen, seen + len(logits))
+        found.append(greatest(allowed(logits, rules.limits[some], length, rules)))
+        seen = some.stop
+        del logits  # before the next ones are computed
+    tokens = torch.cat(found)  # (B, 1)
+    ends = (tokens == rules.eos) & ~beams.settled[:, None]
+    return replace(
+        beams,
+        tokens=tokens,
+        ended=beams.ended.masked_fill(ends, 0.0),
+        ended_lengths=torch.where(ends, length + 1, beams.ended_lengths),
+        settled=beams.settled | ends[:, 0],
+    )
+
+
+def beam_step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rules) -> Beams:
+    """`step` by log-probabilities, for any number of beams."""
     K, found, seen = rules.beams, [], 0
     for logits in parts:
         some = slice(seen, seen + len(logits))
-        log_probs = allowed_log_probs(logits, rules.limits[some], length, rules)
+        log_probs = allowed(logits.log_softmax(-1), rules.limits[some], length, rules)
         found.append(best_sums(beams.scores[some], log_probs, 2 * K))  # since at most K of 2K can end
         seen, V = some.stop, logits.size(-1)
         del logits, log_probs  # before the next ones are computed
@@ -167,7 +191,7 @@ def step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rul
         return torch.cat((before, now), dim=1).gather(1, chosen)
 
     return Beams(
-        scores=live if rules.scored else torch.zeros_like(live),
+        scores=live,
         tokens=tokens.gather(1, order),
         parents=parents.gather(1, order),
         ended=ended,
@@ -178,9 +202,8 @@ def step(beams: Beams, parts: Iterable[Tensor], length: int | Tensor, rules: Rul
     )
 
 
-def allowed_log_probs(logits: Tensor, limits: Tensor, length: int | Tensor, rules: Rules) -> Tensor:
-    """Log-probabilities (B, K, V) of the next token, or logits, -inf where it may not come after `length` tokens."""
-    log_probs = logits.log_softmax(-1) if rules.scored else logits
+def allowed(log_probs: Tensor, limits: Tensor, length: int | Tensor, rules: Rules) -> Tensor:
+    """Log-probabilities or logits (B, K, V) of the next token, -inf where it may not come after `length` tokens."""
     log_probs.index_fill_(-1, rules.forbidden, -torch.inf)  # an assignment would wait for the device
     if not rules.shortest_limit or length + 1 >= rules.shortest_limit:
         ending = log_probs[..., rules.eos].clone()
@@ -196,9 +219,8 @@ def best_sums(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Te
     among the `count` largest stands in a group whose maximum is, too.  Where there are fewer sums, -inf fills up.
     """
     B, K, V = log_probs.shape
-    groups = min(V, LANES * math.ceil(V / (LANES * GROUP_SIZE)))
-    split = V // groups * groups  # the tokens from here on stand outside of all groups, and are candidates all
-    maxima = log_probs[..., :split].unflatten(-1, (-1, groups)).amax(-2) + scores[..., None]  # (B, K, groups)
+    maxima, split = maxima_of_groups(log_probs)
+    groups, maxima = maxima.size(-1), maxima + scores[..., None]  # (B, K, groups)
     chosen = maxima.flatten(1).topk(min(count, K * groups)).indices  # (B, groups chosen)
     firsts = chosen // groups * V + chosen % groups
     members = firsts[..., None] + torch.arange(0, split, groups, device=scores.device)
@@ -210,6 +232,29 @@ def best_sums(scores: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Te
         sums, candidates = F.pad(sums, missing, value=-torch.inf), F.pad(candidates, missing)
     best, which = sums.topk(count)
     return best, candidates.gather(1, which)
+
+
+def greatest(logits: Tensor) -> Tensor:
+    """Where the greatest of logits (B, 1, V) stand: (B, 1), sought as in `best_sums`."""
+    maxima, split = maxima_of_groups(logits)
+    best, group = maxima.max(-1)  # (B, 1)
+    members = group[..., None] + torch.arange(0, split, maxima.size(-1), device=logits.device)
+    where = group + maxima.size(-1) * logits.gather(-1, members).argmax(-1)
+    if split < logits.size(-1):
+        outside, place = logits[..., split:].max(-1)
+        where = torch.where(outside > best, split + place, where)
+    return where
+
+
+def maxima_of_groups(x: Tensor) -> tuple[Tensor, int]:
+    """The maxima (..., groups) of every so many-th of x (..., V), and the number of V from which on none is in a group.
+
+    Token v is in the group v % groups.
+    """
+    V = x.size(-1)
+    groups = min(V, LANES * math.ceil(V / (LANES * GROUP_SIZE)))
+    split = V // groups * groups
+    return x[..., :split].unflatten(-1, (-1, groups)).amax(-2), split
 
 
 GROUP_SIZE = 64  # at most; near the square root of half a vocabulary, which is best

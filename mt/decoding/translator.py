@@ -26,8 +26,7 @@ from mt.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-BATCHES_A_WORKER = 2  # at least, so that all end at about the same time
-SMALLEST_BATCH_TOKENS = 128  # that a worker is bothered with
+SMALLEST_BATCH_TOKENS = 256  # that a worker is bothered with
 MOST_BATCH_TOKENS_ON_CUDA = 65_536
 
 
@@ -164,7 +163,7 @@ class Translator:
 
     def results(self, sentences: list[list[int]]) -> Iterator[tuple[list[int], list[list[ScoredText]]]]:
         """Batches of numbers of sentences, each with the hypotheses of its sentences; workers share what is enough."""
-        tokens_each = sum(map(len, sentences)) // (BATCHES_A_WORKER * self.processes)
+        tokens_each = sum(map(len, sentences)) // self.processes
         enough = len(sentences) >= self.processes and tokens_each >= SMALLEST_BATCH_TOKENS
         workers = self.workers if enough else None
         batches = self.batches(sentences, self.processes if workers else 1)
@@ -176,8 +175,8 @@ class Translator:
         """Numbers of sentences that are searched together: the longest first, under the token budget.
 
         There are no more than the budget asks for, or so many that each worker has as many as the others, and they are
-        as alike in tokens as can be.  A short sentence counts as one of `max_length_offset` tokens, since its
-        translation may have more than these.
+        as alike in tokens as can be, so that workers with one batch each end at about the same time, too.  A short
+        sentence counts as one of `max_length_offset` tokens, since its translation may have more than these.
         """
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
         lengths = [max(len(sentences[i]), self.config.max_length_offset) for i in order]
@@ -189,8 +188,7 @@ class Translator:
                 start += len(batches[-1])
             return batches
 
-        fewest = BATCHES_A_WORKER if workers > 1 else 1
-        number = max(fewest, math.ceil(len(cut(self.batch_tokens)) / workers)) * workers
+        number = math.ceil(len(cut(self.batch_tokens)) / workers) * workers
         # Of budgets under which there are no more batches than that, the smallest.
         budgets = range(min(self.batch_tokens, len(order) * max(lengths, default=0)))
         budget = bisect_left(budgets, -number, key=lambda tokens: -len(cut(tokens)))

@@ -7,7 +7,7 @@ followed on paper; and tiny random Transformers, where a wrong row, past or mask
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +19,10 @@ from mt.decoding.search import (
     Beams,
     Rules,
     SearchConfig,
+    beam_step,
     best_sums,
+    greatest,
+    greedy_step,
     next_logits,
     parted,
     search,
@@ -251,6 +254,38 @@ def test_the_largest_sums_are_those_of_a_plain_sort(device, V, K):
     found = best > -math.inf
     assert torch.equal(sums.gather(1, where)[found], best[found])
     assert all(len(set(row[real].tolist())) == int(real.sum()) for row, real in zip(where, found, strict=True))
+
+
+@pytest.mark.parametrize("V", [1, 7, 16, 17, 200, 1000, 1025])
+def test_the_greatest_is_found_wherever_it_stands(device, V):
+    """In every group and outside of all; of three sentences at a time, the second of which has one choice only."""
+    for start in range(0, V, 3):
+        places = torch.tensor([[start], [V - 1 - start], [(7 * start) % V]])
+        logits = torch.randn(3, 1, V, generator=torch.Generator().manual_seed(start)).clamp(max=2.9)
+        logits[1] = -math.inf
+        logits.scatter_(-1, places[..., None], 3.0)
+        assert torch.equal(greatest(logits.to(device)).cpu(), places)
+
+
+def test_a_greedy_step_is_a_step_of_one_beam(device):
+    """Four sentences: the first ends at once, two at their limits, the last never."""
+    generator = torch.Generator().manual_seed(3)
+    obeyed = rules([2, 3, 4, 9], beams=1)
+    obeyed = replace(obeyed, limits=obeyed.limits.to(device), forbidden=obeyed.forbidden.to(device))
+    greedy = scored = Beams.start(4, 1, BOS, device)
+    for length in range(4):
+        logits = torch.randn(4, 1, 7, generator=generator).to(device)
+        logits[0, :, EOS], logits[1:, :, EOS] = 9.0, -9.0
+        live = ~scored.settled
+        scored = beam_step(scored, list(logits.clone().split(3)), length, obeyed)
+        greedy = greedy_step(greedy, list(logits.clone().split(3)), length, replace(obeyed, scored=False))
+        going_on = live & ~scored.settled
+        assert torch.equal(greedy.tokens[going_on], scored.tokens[going_on])
+        for name in ("settled", "ended_lengths", "ended_parents"):
+            assert torch.equal(getattr(greedy, name), getattr(scored, name))
+        assert torch.equal(greedy.ended > -math.inf, scored.ended > -math.inf)
+    assert scored.settled.tolist() == [True, True, True, False]
+    assert scored.ended_lengths.flatten().tolist() == [1, 3, 4, 0]
 
 
 @pytest.mark.parametrize(
