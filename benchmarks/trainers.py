@@ -57,7 +57,8 @@ class Job:
 
 def work_of(job: Job) -> Work:
     settings = Settings()
-    training = {"device": job.device, "precision": job.precision, "threads": job.threads, "consistency": "off"}
+    machine = {"device": job.device, "precision": job.precision, "threads": job.threads}
+    training = {**machine, "consistency": "off", "noise_rate": 0}  # which would be mt's alone
     data = {"batch_tokens": job.batch_tokens}
     dropout = {"dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}
     model = {"preset": job.preset, "positions": "sinusoidal", **dropout}

@@ -6,6 +6,7 @@ that a configuration is complete once it exists.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import typing
 from pathlib import Path
@@ -55,6 +56,8 @@ def convert(value: Any, wanted: Any, name: str) -> Any:
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list"}[plain]
         raise ConfigError(f"{name} = {value!r} is not {kind}")
+    if plain is float and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value!r} is not a finite number")
     return value
 
 

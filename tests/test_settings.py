@@ -69,6 +69,8 @@ def test_a_value_keeps_its_type_but_an_integer_may_stand_for_a_float(value, want
         ("3", int, "a whole number"),
         (True, float, "a number"),
         ("auto", float, "a number"),
+        (float("inf"), float, "a finite number"),
+        (float("nan"), float, "a finite number"),
         (1, bool, "true or false"),
         (1, str, "text"),
         ("a", tuple, "a list"),

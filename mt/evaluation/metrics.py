@@ -161,10 +161,13 @@ def quick_scores(
     target_language: str,
     metrics: Sequence[str] = ("bleu", "chrf"),
 ) -> dict[str, float]:
-    """`bleu` or `chrf` or both as `evaluate` would give them, without intervals: fast enough for every validation."""
+    """`bleu` or `chrf` or both as `evaluate` would give them, without intervals: fast enough for every validation.
+
+    But BLEU is not 0 where no hypothesis has four tokens: the longest n-grams that there are count then.
+    """
     check_counts(hypotheses, references)
     made: dict[str, Callable[[], Metric]] = {
-        "bleu": lambda: bleu_metric(references, choose_tokenizer(target_language, None)),
+        "bleu": lambda: bleu_metric(references, choose_tokenizer(target_language, None), effective_order=True),
         "chrf": lambda: CHRF(references=[references]),
     }
     return {name: made[name]().corpus_score(hypotheses, None).score for name in metrics}
@@ -236,11 +239,11 @@ def warn_when_tokenised(**texts: Sequence[str]) -> None:
             logger.warning("the %s text looks tokenised: %s; scores need plain, detokenised text", role, evidence)
 
 
-def bleu_metric(references: Sequence[str], tokenizer: str) -> BLEU:
+def bleu_metric(references: Sequence[str], tokenizer: str, *, effective_order: bool = False) -> BLEU:
     """BLEU against fixed references; raises `ConfigError` when the tokenizer's package or model is missing."""
     try:
         # force silences sacreBLEU's own remark on tokenised text: `warn_when_tokenised` says it better.
-        return BLEU(tokenize=tokenizer, force=True, references=[references])
+        return BLEU(tokenize=tokenizer, force=True, effective_order=effective_order, references=[references])
     except (ImportError, OSError, RuntimeError) as error:
         _, extra = TOKENIZER_PACKAGES.get(tokenizer, ((), ""))
         raise ConfigError(

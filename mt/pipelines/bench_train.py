@@ -21,7 +21,7 @@ from mt.model.cost import TRAINING_PRODUCTS, Product, training_flops, weight_pro
 from mt.pipelines.measuring import device_name, seconds_of, spread
 from mt.pipelines.prepare import complete_recipe, read_or_encode
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
-from mt.pipelines.resume import OF_THE_MACHINE
+from mt.pipelines.resume import CHOSEN_ANEW
 from mt.pipelines.run_folder import RunFolder, load_tokenizers, versions
 from mt.pipelines.texts import Texts
 from mt.pipelines.train import batches_of, choose_compute, make_updater, micro_batch_tokens
@@ -71,7 +71,7 @@ def run_work(given: Settings, path: Path) -> Work:
     run = RunFolder(path)
     tokenizers = load_tokenizers(run, run.read_config())
     saved, said = run.read_recipe(), run.read_provenance()["settings"].get("training", {})
-    for key in OF_THE_MACHINE:
+    for key in CHOSEN_ANEW:
         if key not in said:
             saved["training"].pop(key, None)  # older recipes lack some
     settings = Settings()
@@ -81,7 +81,7 @@ def run_work(given: Settings, path: Path) -> Work:
     texts = Texts.of(run, settings)
     data = read_or_encode(run, settings, texts, tokenizers)
     tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
-    config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
+    config = complete_recipe(settings, tokenizer_config, texts.languages(), tokenizers, data, compute)
     batches = batches_of(config, data, tokenizers, compute)
     return Work(config, data.train, *batches, (tokenizers[0].specials, tokenizers[1].specials), compute)
 

@@ -219,7 +219,12 @@ def prepare_new(
         warn_of_unused(settings.said()["tokenizer"], tokenizers)
     check_directions(settings, tokenizers)
     data = read_or_encode(run, settings, texts, tokenizers, checked)
-    config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
+    source, target = texts.languages()
+    if start:
+        source, target = source or start.languages[0], target or start.languages[1]
+    config = complete_recipe(settings, tokenizer_config, (source, target), tokenizers, data, compute)
+    if start:
+        warn_of_other_languages(config.data, start)
     if config.training.noise_rate:
         knows_capitals = checked.teaches_capitals()
     else:
@@ -233,7 +238,7 @@ def prepare_again(run: RunFolder, settings: Settings, texts: Texts, compute: Com
     tokenizers = load_tokenizers(run, record)
     tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
     data = read_or_encode(run, settings, texts, tokenizers)
-    config = complete_recipe(settings, tokenizer_config, texts, tokenizers, data, compute)
+    config = complete_recipe(settings, tokenizer_config, texts.languages(), tokenizers, data, compute)
     return PreparedRun(config=config, tokenizers=tokenizers, data=data, knows_capitals=record["knows_capitals"])
 
 
@@ -268,6 +273,13 @@ def warn_of_unused(said: Values, tokenizers: tuple[Tokenizer, Tokenizer]) -> Non
     for key in ("vocabulary_size", "type", "normalization"):
         if said.get(key, untold[key]) != untold[key]:
             logger.warning("tokenizer.%s = %s has no effect: tokenizers are used as they are given", key, said[key])
+
+
+def warn_of_other_languages(data: DataConfig, start: LoadedModel) -> None:
+    now = (data.source_language, data.target_language)
+    if any(one and other and one != other for one, other in zip(now, start.languages, strict=True)):
+        before = "-".join(language or "?" for language in start.languages)
+        logger.warning("the text is %s; the run that --from names translates %s", "-".join(now), before)
 
 
 def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
@@ -323,17 +335,17 @@ def read_or_encode(
 def complete_recipe(
     settings: Settings,
     tokenizer: TokenizerConfig,
-    texts: Texts,
+    languages: tuple[str, str],
     tokenizers: tuple[Tokenizer, Tokenizer],
     data: PreparedData,
     compute: Compute,
 ) -> RunConfig:
-    """The recipe with every "auto" resolved, once the text is encoded."""
+    """The recipe with every "auto" resolved, once the text is encoded; `languages` are for where none are given."""
     facts = CorpusFacts(
         pairs=data.facts["pairs"],
         target_tokens=data.epoch_target_tokens,
         vocabularies=(tokenizers[0].size, tokenizers[1].size),
-        languages=texts.languages(),
+        languages=languages,
     )
     tokenizer = replace(tokenizer, joint=tokenizers[0] is tokenizers[1])
     if tokenizer.files and "vocabulary_size" not in settings.said()["tokenizer"]:

@@ -88,7 +88,7 @@ class RunConfig:
         if self.optimizer.schedule == "warmup_stable_decay" and not limited:
             raise ConfigError(
                 "the schedule warmup_stable_decay decays towards a limit, and none is given",
-                "add --max-steps or --max-minutes, or --set optimizer.schedule=inverse_sqrt",
+                "add --max-steps or --max-minutes, or, in a new run, --set optimizer.schedule=inverse_sqrt",
             )
         if self.optimizer.schedule == "cosine" and not training.max_steps:
             raise ConfigError("the schedule cosine needs --max-steps")
@@ -178,7 +178,8 @@ class Settings:
                 wanted = str if key == "preset" else get_type_hints(SECTIONS[section])[key]
                 given, before = self.given[section], self.given[section].get(key)
                 given[key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
-                if given[key] != before:  # what an earlier layer says goes with another choice
+                # What an earlier layer says goes with another choice; a complete recipe has a shape, but no preset.
+                if given[key] != before and (before is not None or key == "preset"):
                     for dependent in set(DEPENDENT.get((section, key), ())) - set(values):
                         given.pop(dependent, None)
         preset = self.given["model"].get("preset", AUTO)

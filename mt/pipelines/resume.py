@@ -21,13 +21,15 @@ PREPARATIONS = {".lock", "cache", "tokenizer.model", "source.model", "target.mod
 RESULTS = {
     "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
 }  # fmt: skip
-# Settings that belong to the machine: left to the program, they are chosen anew when a run is continued.
-OF_THE_MACHINE = ("device", "precision", "threads", "compile", "micro_batch_tokens")
+# Settings that go by the machine or by the limits: left to the program, they are chosen anew when a run is continued.
+CHOSEN_ANEW = (
+    "device", "precision", "threads", "compile", "micro_batch_tokens", "validate_every_steps", "checkpoint_every_steps",
+)  # fmt: skip
 
 
 def left_to_the_program(now: Settings) -> list[str]:
-    """Settings of the machine that "auto" is said of; a precision that was chosen once stays, as it changes results."""
-    return [key for key in OF_THE_MACHINE if key != "precision" and now.given["training"].get(key) == AUTO]
+    """Those of `CHOSEN_ANEW` that "auto" is said of; a precision that was chosen once stays, as it changes results."""
+    return [key for key in CHOSEN_ANEW if key != "precision" and now.given["training"].get(key) == AUTO]
 
 
 def limits(values: Values) -> tuple[int, float]:
@@ -40,7 +42,7 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
     saved = run.read_recipe()
     said_before = run.read_provenance()["settings"]
     now_auto = left_to_the_program(now)
-    was_auto = [key for key in OF_THE_MACHINE if key not in said_before.get("training", {}) or key in now_auto]
+    was_auto = [key for key in CHOSEN_ANEW if key not in said_before.get("training", {}) or key in now_auto]
     allowed, refused = differences(saved, now, precision_was_auto="precision" in was_auto)
     if refused:
         raise ConfigError(
@@ -57,9 +59,9 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
     return settings
 
 
-def remember_machine(run: RunFolder, now: Settings) -> None:
-    """Note in config.json what is said of the machine, so that it holds for the sessions to come, too."""
-    said = {key: value for key, value in now.said()["training"].items() if key in OF_THE_MACHINE}
+def remember_choices(run: RunFolder, now: Settings) -> None:
+    """Note in config.json what is said of such settings, so that it holds for the sessions to come, too."""
+    said = {key: value for key, value in now.said()["training"].items() if key in CHOSEN_ANEW}
     auto = left_to_the_program(now)
     if said or auto:
         record = run.read_config()
@@ -176,7 +178,7 @@ def finished(run: RunFolder, settings: Settings) -> str:
 
 
 def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, float]) -> Progress:
-    """Where the run stopped; where a limit has been raised, how it stood before its learning rate fell.
+    """Where the run stopped; where a limit is another one now, how it stood before its learning rate fell.
 
     A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
     """
@@ -189,12 +191,12 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
                 f"every checkpoint in {checkpoints.folder} is damaged", "start anew: --overwrite, or another --output"
             )
         stopped = checkpoints.state(last)
-        chosen, higher = last, raised(limits(stopped), limits_now)
-        if higher:
+        chosen, changed = last, limits(stopped) != limits_now
+        if changed:
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)
         progress = Progress.of(checkpoints.load(chosen, learned))
-        if higher:  # what was planned towards the limits of before, as a cosine is from its first step
+        if changed:  # what was planned towards the limits of before, as a cosine is from its first step
             progress.decay = None
             progress.published = Progress.of(stopped).published
             progress.consistent = progress.consistent or None

@@ -30,7 +30,7 @@ from mt.pipelines.resume import (
     check_unchanged,
     continued_settings,
     finished,
-    remember_machine,
+    remember_choices,
     restore,
     unused_origin,
     with_origin,
@@ -83,8 +83,8 @@ def train(request: TrainRequest) -> None:
                     # Again: another process may have been faster.
                     check_output(run, cache_folder(run, request.settings), overwrite=request.overwrite)
                     begin(run, ready.prepared, ready.provenance)
-                remember_machine(run, request.settings)
-                write_text(run.recipe, ready.prepared.config.as_toml())
+                remember_choices(run, request.settings)
+                write_text(run.recipe, origin_comment(run) + ready.prepared.config.as_toml())
             ranks.tell("train" if ready else "nothing to do")
         elif ranks.told() == "train":
             if not run.recipe.is_file():
@@ -139,9 +139,26 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
         prepared = prepare_new(run, settings, texts, compute, start)
     else:
         prepared = prepare_again(run, settings, texts, compute)
+        tell_of_intervals(run, request.settings, prepared.config.training)
     for line in shares(texts.train, prepared.data.facts["pairs_of_corpora"], prepared.config.data.temperature):
         logger.info("%s", line)
     return Ready(prepared, compute, start, provenance(prepared, settings, texts, start) if new else None)
+
+
+def tell_of_intervals(run: RunFolder, said: Settings, training: TrainingConfig) -> None:
+    """Say that validation comes more or less often from now on, where another limit has brought that about."""
+    key = "validate_every_steps"
+    before = run.read_recipe()["training"][key]
+    if key not in said.said()["training"] and before != training.validate_every_steps:
+        logger.info(
+            "validation comes every %s steps now; before, every %s", f"{training.validate_every_steps:,}", before
+        )
+
+
+def origin_comment(run: RunFolder) -> str:
+    """What a recipe cannot say: which run this one was begun from."""
+    origin = run.read_provenance()["started_from"]
+    return f"# Begun --from {origin!r}: to repeat it, give --from together with this file.\n\n" if origin else ""
 
 
 def provenance(prepared: PreparedRun, settings: Settings, texts: Texts, start: LoadedModel | None) -> Values:
@@ -213,6 +230,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
             if config.validation.tune_length_penalty:
                 choose_length_penalty(trainer, validation, run, ranks)
             trainer.finish(reason)
+            warn_of_few_steps(progress.step, config.optimizer.warmup_steps)
         except Interrupted as stopped:
             if not run.model.exists():
                 publish()
@@ -223,6 +241,16 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
         "finished (%s) after %s steps; best %s on validation %.2f; the model is in %s",
         reason, f"{progress.step:,}", config.validation.metric, abs(progress.best[0][0]), run.path,
     )  # fmt: skip
+
+
+def warn_of_few_steps(steps: int, warmup: int) -> None:
+    """Say that a model has not learned much where training ended before its learning rate had risen."""
+    if not steps:
+        logger.warning("the time was over before the first update: the model is untrained; give it more --max-minutes")
+    elif steps < warmup:
+        logger.warning(
+            "training ended in its warm-up, at step %s of %s: give it more time", f"{steps:,}", f"{warmup:,}"
+        )
 
 
 def open_log(run: RunFolder, training: TrainingConfig, progress: Progress, clock: Clock, *, quiet: bool) -> RunLog:

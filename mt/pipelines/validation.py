@@ -48,8 +48,14 @@ class Validation:
         self.run, self.prepared, self.model, self.compute, self.progress = run, prepared, model, compute, progress
         self.clock, self.ranks = clock, ranks
         config, data = prepared.config, prepared.data
-        self.sources = data.valid_sources[: config.validation.max_sentences]
-        self.references = data.valid_references[: config.validation.max_sentences]
+        translated = evenly(len(data.valid_sources), config.validation.max_sentences)
+        self.sources = [data.valid_sources[i] for i in translated]
+        self.references = [data.valid_references[i] for i in translated]
+        if len(translated) < len(data.valid_sources):
+            logger.info(
+                "of %s validation pairs every validation translates %s, taken evenly (validation.max_sentences)",
+                f"{len(data.valid_sources):,}", f"{len(translated):,}",
+            )  # fmt: skip
         at_a_time = min(config.data.batch_tokens, config.training.micro_batch_tokens or config.data.batch_tokens)
         sampler = BatchSampler(data.valid, batch_tokens=at_a_time, seed=0)
         self.batches = sampler.epoch(0)
@@ -118,6 +124,12 @@ class Validation:
         for source, reference, hypothesis in islice(samples, self.prepared.config.validation.samples):
             text += f"  source      {source}\n  reference   {reference}\n  hypothesis  {hypothesis}\n\n"
         append_text(self.run.samples, text)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """All of so many numbers, or as many of them as there may be at most, evenly from first to last."""
+    chosen = min(count, most)
+    return [i * count // chosen for i in range(chosen)]
 
 
 @dataclass(frozen=True, slots=True)

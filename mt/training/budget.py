@@ -109,14 +109,15 @@ class Budget:
             return None
         stable = 1 - self.optimizer.decay_fraction
         paced = step >= self.session_step + 5  # steps enough to tell how fast this session is
-        if self.config.max_steps and step >= round(stable * self.config.max_steps):
-            steps = self.config.max_steps - step
-        elif self.config.max_minutes and paced and self.clock.elapsed() >= stable * self.time_limit():
-            left = self.time_limit() - self.clock.elapsed()
-            steps = int(0.95 * left / self.seconds_a_step())  # a little slower than so far
-        else:
-            return None
-        return Decay(step, max(1, steps))
+        due, left = False, []  # by each limit that is known, and the steps to it
+        if self.config.max_steps:
+            due = step >= round(stable * self.config.max_steps)
+            left.append(self.config.max_steps - step)
+        if self.config.max_minutes and paced:
+            due = due or self.clock.elapsed() >= stable * self.time_limit()
+            seconds = self.time_limit() - self.clock.elapsed()
+            left.append(int(0.95 * seconds / self.seconds_a_step()))  # a little slower than so far
+        return Decay(step, max(1, min(left))) if due else None
 
     def share_used(self) -> float:
         """Of the limit that is nearer; 0 without one."""

@@ -216,10 +216,10 @@ class Trainer:
         score = self.validation.score(scores)
         gained = not progress.best or score > progress.best[0][0]
         progress.validations_without_gain = 0 if gained else progress.validations_without_gain + 1
-        ranked = sorted([*progress.best, (score, progress.step)], key=lambda entry: (-entry[0], entry[1]))
+        ranked = sorted([*progress.best, (score, progress.step)], reverse=True)  # of equals the latest first
         progress.best = ranked[: self.config.keep_best]
         progress.validated_step = progress.step
-        if progress.published is None or score > progress.published:
+        if progress.published is None or score >= progress.published:
             self.publish()
             progress.published = score
         self.log({"kind": "valid", **scores, "validation_seconds": took, "best": gained})
@@ -244,8 +244,8 @@ class Trainer:
         due = self.updater.consistency is not None and self.budget.share_used() >= config.consistency_from
         if due and progress.consistent is None:
             progress.consistent = progress.epoch >= config.consistency_epochs
-            if progress.step:
-                if config.max_minutes:
+            if config.consistency_from:
+                if progress.step and config.max_minutes:
                     self.save()  # so that what follows repeats exactly, whatever the clock says then
                 begun = {"method": config.consistency, "begun": progress.consistent, "epochs": progress.epoch}
                 self.log({"kind": "event", "event": "consistency", **begun})
@@ -261,7 +261,11 @@ class Trainer:
     def plan_decay(self) -> None:
         """Fix where the learning rate begins to fall, once that is known, and keep the state before it."""
         progress = self.progress
-        if progress.decay or not (decay := self.budget.decay()):
+        if progress.decay or not self.budget.decay():
+            return
+        if self.config.max_minutes and not progress.validation_seconds:
+            self.judge()  # to know how much of the time is left for updates
+        if not (decay := self.budget.decay()):
             return
         if self.optimizer_config.schedule == "warmup_stable_decay":
             if progress.step not in self.checkpoints.steps():

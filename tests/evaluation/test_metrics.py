@@ -144,6 +144,14 @@ def test_quick_scores_are_the_full_ones(hypotheses, references):
     assert quick_scores(hypotheses, references, "zh") == {"bleu": bleu.score, "chrf": chrf.score}
 
 
+def test_quick_scores_tell_short_texts_apart():
+    """Where all are of two words there are no 4-grams, of which BLEU is 0 whatever stands there."""
+    references = ["a cat", "two dogs"]
+    assert evaluate(references, references, confidence=False)[0].score == 0
+    assert quick_scores(references, references, "en")["bleu"] == pytest.approx(100)
+    assert 0 < quick_scores(["a cat", "a dogs"], references, "en")["bleu"] < 100
+
+
 @pytest.mark.parametrize("separator", ["\u2028", "\r", "\u0085", "\f"])
 def test_what_other_programs_take_for_a_line_break_breaks_nothing(separator):
     lines = [f"one two{separator}three four five", "six seven eight nine ten"]

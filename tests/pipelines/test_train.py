@@ -581,6 +581,31 @@ def test_another_choice_brings_its_own_numbers_over_a_complete_recipe(mt, traine
     assert tomllib.loads(mt("train", *flags, *both).out)["training"]["cutoff"] == 0.2
 
 
+@pytest.mark.parametrize(
+    ("own", "choice"),
+    [
+        ("[data]\nmax_length_ratio = 3.0", ["--clean", "safe"]),
+        ("[training]\nconsistency_from = 0.5", ["--set", "training.consistency=r-drop"]),
+        ("[training]\nnoise_from_epoch = 0", ["--set", "training.noise_rate=0.3"]),
+    ],
+)
+def test_a_choice_leaves_the_numbers_of_a_recipe_that_makes_none(mt, tmp_path, own, choice):
+    (tmp_path / "own.toml").write_text(own)
+    [[(section, values)]] = [tomllib.loads(own).items()]
+    flags = [
+        "--config",
+        tmp_path / "own.toml",
+        "--show-config",
+        "--train",
+        "a.en",
+        "a.de",
+        "--output",
+        tmp_path / "run",
+    ]
+    shown = tomllib.loads(mt("train", *flags, *choice).out)[section]
+    assert {key: shown[key] for key in values} == values
+
+
 def test_a_choice_said_again_leaves_its_numbers_as_they_are(train, mt, tmp_path):
     run, choices = tmp_path / "run", ["--clean", "strict", "--set", "training.consistency=r-drop"]
     numbers = ["data.max_length_ratio=3", "training.consistency_alpha=2", "training.consistency_from=0.1"]
@@ -920,6 +945,7 @@ def test_the_minutes_of_all_sessions_count_together(train, mt, stop_after, tmp_p
 def test_minutes_too_few_for_one_update_still_leave_a_model(train, mt, tmp_path):
     outcome = train(tmp_path / "run", "--max-minutes", 1e-4, steps=None)
     assert outcome.code == 0, outcome.err
+    assert "warning: the time was over before the first update: the model is untrained" in outcome.err
     assert mt("translate", "--model", tmp_path / "run", "--beam", 1, stdin=b"one two\n").code == 0
 
 
@@ -967,6 +993,44 @@ def test_where_a_limit_is_raised_two_passes_are_thought_of_anew(train, mt, tmp_p
     assert mt("train", "--output", run, "--max-steps", 80).code == 0
     decided = [(each["step"], each["begun"]) for each in log_of(run) if each.get("event") == "consistency"]
     assert decided == [(20, False), (40, epochs == 4)]
+
+
+@pytest.mark.parametrize("schedule", ["warmup_stable_decay", "cosine"])
+@pytest.mark.parametrize("lower", [35, 30])
+def test_where_a_limit_is_lowered_the_rate_still_falls_to_0(train, mt, stop_after, tmp_path, schedule, lower):
+    """It has been falling towards step 40, from step 24 or from the first, when training stops at step 32."""
+    run = tmp_path / "run"
+    stop_after(32)
+    assert train(run, "--set", f"optimizer.schedule={schedule}").code == ExitCode.INTERRUPTED
+    stop_after(1 << 40)
+    outcome = mt("train", "--output", run, "--max-steps", lower)
+    assert outcome.code == 0, outcome.err
+    steps = [record for record in log_of(run) if record["kind"] == "train"]
+    end = max(lower, 32) if schedule == "cosine" else lower  # which has no checkpoint of before
+    assert f"finished (max_steps {lower}) after {end} steps" in outcome.err
+    if end == lower:
+        assert (steps[-1]["step"], steps[-1]["learning_rate"]) == (lower, 0)
+    if schedule == "warmup_stable_decay":
+        assert json.loads((last_checkpoint(run) / "state.json").read_text())["decay"] == {
+            "start": 24, "steps": lower - 24,
+        }  # fmt: skip
+
+
+def test_the_intervals_of_a_trial_are_not_those_of_the_run_that_it_becomes(train, mt, tmp_path):
+    run = tmp_path / "run"
+
+    def intervals():
+        training = tomllib.loads((run / "run.toml").read_text())["training"]
+        return training["validate_every_steps"], training["checkpoint_every_steps"]
+
+    left = [word for key in ("validate", "checkpoint") for word in ("--set", f"training.{key}_every_steps=auto")]
+    assert train(run, *left, steps=20).code == 0
+    assert intervals() == (2, 2)
+    assert mt("train", "--output", run, "--max-steps", 30, "--set", "training.checkpoint_every_steps=15").code == 0
+    assert intervals() == (3, 15)
+    outcome = mt("train", "--output", run, "--max-steps", 40)
+    assert intervals() == (4, 15)
+    assert "validation comes every 4 steps now; before, every 3" in outcome.err
 
 
 def test_a_lowered_limit_leaves_a_finished_run_as_it_is(mt, run):
@@ -1368,6 +1432,21 @@ def test_from_a_model_that_knows_no_capitals_comes_one_that_knows_none(train_fro
     assert json.loads((new / "config.json").read_text())["knows_capitals"] is False
 
 
+def test_where_files_do_not_name_languages_they_are_those_of_the_run_begun_from(train_from, corpus, tmp_path):
+    for name in ("valid.en", "valid.de"):
+        shutil.copy(corpus / name, tmp_path / name.replace(".", "-"))
+    outcome, new = train_from("--train", tmp_path / "valid-en", tmp_path / "valid-de")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((new / "config.json").read_text())["languages"] == {"source": "en", "target": "de"}
+    assert "the run that --from names" not in outcome.err
+
+
+def test_text_in_other_languages_than_those_of_the_run_begun_from_is_remarked(train_from, corpus):
+    outcome, new = train_from("--train", corpus / "valid.de", corpus / "valid.en")
+    assert "warning: the text is de-en; the run that --from names translates en-de" in outcome.err
+    assert json.loads((new / "config.json").read_text())["languages"] == {"source": "de", "target": "en"}
+
+
 def test_from_refuses_another_architecture(train_from):
     outcome, new = train_from("--set", "model.width=64")
     assert outcome.code == ExitCode.USAGE
@@ -1394,6 +1473,7 @@ def test_the_recipe_of_a_run_begun_from_another_repeats_it(train_from, mt, corpu
     outcome = mt("train", *again)
     assert outcome.code == 0, outcome.err
     assert_same_training(tmp_path / "again", tmp_path / "new")
+    assert (tmp_path / "new" / "run.toml").read_text().startswith(f"# Begun --from '{trained}': to repeat it")
 
 
 def test_from_a_folder_that_is_no_run_is_a_model_error(train_from, tmp_path):

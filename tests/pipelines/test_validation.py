@@ -11,7 +11,7 @@ from torch import nn
 from mt.decoding.search import SearchConfig
 from mt.pipelines.ranks import ALONE
 from mt.pipelines.run_folder import RunFolder, load_model
-from mt.pipelines.validation import choose_length_penalty, choose_weights, closing_validations
+from mt.pipelines.validation import choose_length_penalty, choose_weights, closing_validations, evenly
 from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import ValidationConfig
 from mt.training.moving_average import MovingAverage
@@ -46,6 +46,12 @@ def choose(tmp_path):
         return load_tensors(run.model)["weight"].item() if run.model.is_file() else None, records
 
     return choose
+
+
+def test_sentences_that_are_translated_come_from_all_over_the_text():
+    assert evenly(3, 5) == [0, 1, 2]
+    assert evenly(10, 4) == [0, 2, 5, 7]
+    assert evenly(4001, 2000)[-1] == 3998
 
 
 @pytest.mark.parametrize("metric", ["bleu", "loss"])

@@ -184,9 +184,9 @@ def test_patience_ends_training_after_so_many_validations_without_a_gain(tmp_pat
     trainer.publish = lambda: published.append(trainer.progress.step)
     assert trainer.run() == "no gain in 3 validations"
     assert trainer.progress.step == 25
-    assert published == [5, 10]
+    assert published == [5, 10, 20]  # of equals the latest
     assert trainer.progress.published == 3.0
-    assert trainer.progress.best == [(3.0, 10), (3.0, 20), (2.0, 15)]
+    assert trainer.progress.best == [(3.0, 20), (3.0, 10), (2.0, 25)]
 
 
 def test_a_smaller_loss_is_better(tmp_path):
@@ -432,7 +432,7 @@ def spoil_until(trainer: Trainer, rollbacks: int) -> None:
 
 
 def test_training_goes_back_when_updates_fail_one_after_another_each_time_further(tmp_path):
-    trainer = make_trainer(tmp_path, **FAILING)
+    trainer = make_trainer(tmp_path, scores=(*range(99, 0, -1),), **FAILING)
     spoil_until(trainer, 2)
     events = events_of(trainer)
     assert trainer.run() == "max_steps 60"
@@ -709,9 +709,19 @@ def test_minutes_end_training_with_a_validation_even_when_none_are_left(tmp_path
     assert (progress.step > 0) == (elapsed == 0)
 
 
-def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("every", "decay", "validations"),
+    [
+        # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; 0.95 of the 15 left fit 10 of 38 / 28.
+        (5, Decay(28, 10), 8),
+        # 0.7 of the first guess, 60 - 6, after 38 updates.  A validation is made then; 0.95 of 13 fit 11 of 40 / 38.
+        (1000, Decay(38, 11), 2),
+    ],
+)
+def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkeypatch, every, decay, validations):
     """Of 60 seconds an update takes 1 and a validation 2; 2.5 validations and 2 seconds are kept for the end: 53."""
-    trainer = make_trainer(tmp_path, max_minutes=1.0, ema_decay=0.0, schedule="warmup_stable_decay", decay_fraction=0.3)
+    flags = {"schedule": "warmup_stable_decay", "decay_fraction": 0.3, "validate_every_steps": every}
+    trainer = make_trainer(tmp_path, max_minutes=1.0, ema_decay=0.0, **flags)
     now = 0.0
 
     def taking(seconds, call):
@@ -729,14 +739,35 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
     trainer.validate = taking(2, trainer.validate)
     events = events_of(trainer)
     assert trainer.run() == "max_minutes 1"
-    # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; 0.95 of the 15 left fit 10 of 38 / 28.
-    assert trainer.progress.decay == Decay(28, 10)
-    assert trainer.progress.step == 38
-    assert now == 38 + 8 * 2
+    assert trainer.progress.decay == decay
+    end = decay.start + decay.steps
+    assert trainer.progress.step == end
+    assert now == end + validations * 2
     assert [event["learning_rate"] for event in events if event["kind"] == "train"][-1] == 0
-    assert trainer.checkpoints.state(28)["decay"] is None
-    last = trainer.checkpoints.state(38)
-    assert (last["decay"], last["elapsed_seconds"]) == ({"start": 28, "steps": 10}, now)
+    assert trainer.checkpoints.state(decay.start)["decay"] is None
+    last = trainer.checkpoints.state(end)
+    assert (last["decay"], last["elapsed_seconds"]) == ({"start": decay.start, "steps": decay.steps}, now)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "max_minutes", "step", "decay"),
+    [
+        (40, 0.0, 27, None),  # of 40
+        (40, 0.0, 28, Decay(28, 12)),
+        (40, 1.0, 28, Decay(28, 12)),  # not the 0.95 * (60 - 7 - 28) that would fit
+        (40, 0.7, 28, Decay(28, 6)),  # 0.95 * (42 - 7 - 28) fit, not 12
+        (1000, 0.7, 25, Decay(25, 9)),  # by the minutes: 0.7 * 35 seconds are over
+    ],
+)
+def test_the_rate_falls_to_0_at_the_limit_that_is_nearer(tmp_path, max_steps, max_minutes, step, decay):
+    """An update takes a second, a validation 2."""
+    limits = {"max_steps": max_steps, "max_minutes": max_minutes}
+    trainer = make_trainer(tmp_path, schedule="warmup_stable_decay", decay_fraction=0.3, **limits)
+    now = [0.0]
+    clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(validation_seconds=2.0)
+    budget = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    now[0] = progress.step = step
+    assert budget.decay() == decay
 
 
 def test_time_is_kept_for_what_comes_after_the_last_update(tmp_path):
