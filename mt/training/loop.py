@@ -265,6 +265,7 @@ class Trainer:
             return
         if self.config.max_minutes and not progress.validation_seconds:
             self.judge()  # to know how much of the time is left for updates
+            self.save()
         if not (decay := self.budget.decay()):
             return
         if self.optimizer_config.schedule == "warmup_stable_decay":
