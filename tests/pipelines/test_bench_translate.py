@@ -44,7 +44,9 @@ def test_a_run_is_measured(bench, mt, trained, corpus, threads):
     speed = record["sentences_per_second"]
     assert speed["highest"] == pytest.approx(record["lines"] / min(record["seconds"]))
     translations = mt("translate", "--model", trained, "--beam", 2, "--format", "jsonl", stdin=text).out
-    lengths = [round(each["score"] / each["normalized_score"]) for each in map(json.loads, translations.splitlines())]
+    penalty = record["search"]["length_penalty"]
+    found = map(json.loads, translations.splitlines())
+    lengths = [(each["score"] / each["normalized_score"]) ** (1 / penalty) for each in found]
     tokens = record["target_tokens_per_second"]
     assert tokens["median"] / speed["median"] == pytest.approx(np.mean(lengths), rel=1e-6)
     assert 0 < record["latency_seconds"]["median"] <= record["latency_seconds"]["p95"]

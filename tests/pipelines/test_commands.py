@@ -410,7 +410,7 @@ def test_of_several_mistakes_configuration_comes_first_then_device_folder_and_da
 
 def test_quiet_says_nothing_but_warnings(mt, corpus, tiny_flags, tmp_path):
     text = ["--train", corpus / "train.en", corpus / "train.de", "--output", tmp_path / "run"]
-    outcome = mt("--quiet", "train", *text, *tiny_flags, "--max-steps", 2)
+    outcome = mt("--quiet", "train", *text, *tiny_flags, "--max-steps", 8)
     assert (outcome.code, outcome.out) == (0, "")
     assert outcome.err == "".join(
         line + "\n" for line in outcome.err.splitlines() if line.startswith("warning: tokenizer: vocabulary size")

@@ -329,11 +329,13 @@ def test_a_sample_that_is_cut_for_its_characters_is_said(caplog, lines, characte
     assert caplog.messages == [line] * cut_for_characters
 
 
-@pytest.mark.parametrize("temperature", ["0.9", "-1", "nan", "inf"])
-def test_a_temperature_below_one_or_without_end_is_refused(train, tmp_path, temperature):
+@pytest.mark.parametrize(
+    ("temperature", "said"), [("0.9", "is 0.9"), ("-1", "is -1"), ("nan", "= nan is not a"), ("inf", "= inf is not a")]
+)
+def test_a_temperature_below_one_or_without_end_is_refused(train, tmp_path, temperature, said):
     outcome = train(tmp_path / "run", "--set", f"data.temperature={temperature}", steps=2)
     assert outcome.code == ExitCode.USAGE
-    assert f"error: data.temperature is {temperature}" in outcome.err
+    assert f"error: data.temperature {said}" in outcome.err
 
 
 def test_flags_win_over_the_recipe_and_set_over_flags(mt, trained):
