@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mt.decoding.search import Beams, History, Hypothesis, Rules, SearchConfig, next_logits, step
+from mt.decoding.search import History, Hypothesis, SearchConfig, next_logits, rules_for
+from mt.decoding.steps import Beams, Rules, step
 from mt.model.cache import DecoderState, FixedState
 from mt.model.transformer import Transformer
 
@@ -128,7 +129,7 @@ class CapturedSearches:
         if extent not in self.kept:
             if len(self.kept) == MOST_KEPT:
                 self.kept.clear()  # all at once: graphs of a stream share memory that goes with the first of them
-            rules = Rules.of(self.config, limits, self.eos, self.forbidden, source.device)
+            rules = rules_for(self.config, limits, self.eos, self.forbidden, source.device)
             self.kept[extent] = FixedSearch(self.models, encoded, rules, self.bos, *lengths)
             if source.is_cuda:
                 self.stream = self.stream or torch.cuda.Stream()

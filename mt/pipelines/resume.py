@@ -158,6 +158,11 @@ def raised(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
     return any(b and (not n or n > b) for b, n in zip(before, now, strict=True))
 
 
+def moved(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
+    """Whether a limit of steps or minutes that there was is now another one, or gone."""
+    return any(b and n != b for b, n in zip(before, now, strict=True))
+
+
 def finished(run: RunFolder, settings: Settings) -> str:
     """Why the run has ended; "" when it has not, or when the limit or the patience that ended it has been raised."""
     checkpoints = Checkpoints(run.path)
@@ -178,7 +183,7 @@ def finished(run: RunFolder, settings: Settings) -> str:
 
 
 def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, float]) -> Progress:
-    """Where the run stopped; where a limit is another one now, how it stood before its learning rate fell.
+    """Where the run stopped; where its limit is another one now, how it stood before its learning rate fell.
 
     A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
     """
@@ -191,7 +196,7 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
                 f"every checkpoint in {checkpoints.folder} is damaged", "start anew: --overwrite, or another --output"
             )
         stopped = checkpoints.state(last)
-        chosen, changed = last, limits(stopped) != limits_now
+        chosen, changed = last, moved(limits(stopped), limits_now)
         if changed:
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)

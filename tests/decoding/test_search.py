@@ -14,21 +14,8 @@ import pytest
 import torch
 
 from mt.decoding import search as module
-from mt.decoding.search import (
-    BATCH_SIZES,
-    Beams,
-    Rules,
-    SearchConfig,
-    beam_step,
-    best_sums,
-    greatest,
-    greedy_step,
-    next_logits,
-    parted,
-    search,
-    settled,
-    step,
-)
+from mt.decoding.search import BATCH_SIZES, SearchConfig, next_logits, parted, search
+from mt.decoding.steps import Beams, Rules, beam_step, best_sums, greatest, greedy_step, settled, step
 from mt.errors import ConfigError
 from mt.model.cache import DecoderState
 from mt.model.products import prepare

@@ -1018,6 +1018,15 @@ def test_where_a_limit_is_lowered_the_rate_still_falls_to_0(train, mt, stop_afte
         }  # fmt: skip
 
 
+def test_a_limit_that_is_added_to_another_leaves_the_rate_falling(train, mt, stop_after, tmp_path):
+    run = tmp_path / "run"
+    stop_after(32)
+    assert train(run).code == ExitCode.INTERRUPTED
+    stop_after(1 << 40)
+    assert mt("train", "--output", run, "--max-minutes", 30).code == 0
+    assert [record["step"] for record in log_of(run) if record.get("event") == "resumed"] == [32]
+
+
 def test_the_intervals_of_a_trial_are_not_those_of_the_run_that_it_becomes(train, mt, tmp_path):
     run = tmp_path / "run"
 
