@@ -25,7 +25,7 @@ from mt.pipelines.measuring import spread
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_model
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "sentencepiece", "sacrebleu", "numpy")
-COMPUTE_TYPES = {"fp32": ("float32", "int8"), "bf16": ("bfloat16", "int8_bfloat16")}  # of CTranslate2
+PRECISIONS = ("fp32", "bf16")
 CHECKED_SENTENCES = 32  # through which converted models are compared with the original
 
 
@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lines", type=int, default=0, help="only so many of the first lines; 0: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--precision", choices=tuple(COMPUTE_TYPES), default="fp32", help="of all engines but int8")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of all engines but int8")
     parser.add_argument(
         "--batch", type=int, default=0, help="sentences in a batch of the peers; 0: what suits the device"
     )
@@ -73,9 +73,16 @@ def convert(loaded: LoadedModel, options: argparse.Namespace, folder: Path, samp
     if "ctranslate2" in options.engines:
         write_ctranslate2(loaded, folder / "checked", "float32")
         differences["ctranslate2"] = check_ctranslate2(loaded, folder / "checked", sample)
-        for compute_type in COMPUTE_TYPES[options.precision]:
+        for compute_type in compute_types(options):
             write_ctranslate2(loaded, folder / f"ctranslate2-{compute_type}", compute_type)
     return differences
+
+
+def compute_types(options: argparse.Namespace) -> tuple[str, ...]:
+    """Of CTranslate2: what comes nearest to the precision, and 8-bit integers on the CPU, where mt has them, too."""
+    if options.device == "cuda":
+        return ("float32" if options.precision == "fp32" else "float16",)
+    return ("float32", "int8") if options.precision == "fp32" else ("bfloat16", "int8_bfloat16")
 
 
 def write_ctranslate2(loaded: LoadedModel, folder: Path, weights: str) -> None:
@@ -89,7 +96,7 @@ def jobs(loaded: LoadedModel, options: argparse.Namespace, folder: Path, beam: i
     if "mt" in options.engines and options.device == "cpu":
         engines.insert(engines.index("mt") + 1, "mt-int8")
     if "ctranslate2" in options.engines:
-        engines += [f"ctranslate2-{compute_type}" for compute_type in COMPUTE_TYPES[options.precision]]
+        engines += [f"ctranslate2-{compute_type}" for compute_type in compute_types(options)]
     record = RunFolder(options.model).read_config()
     files = [str(options.model / record["tokenizer"][side]["file"]) for side in ("source", "target")]
     return [

@@ -51,6 +51,7 @@ def test_a_run_is_measured(bench, mt, trained, corpus, threads):
     assert tokens["median"] / speed["median"] == pytest.approx(np.mean(lengths), rel=1e-6)
     assert 0 < record["latency_seconds"]["median"] <= record["latency_seconds"]["p95"]
     assert record["latency_seconds"]["lines"] == record["lines"]
+    assert record["latency_seconds"]["made_ready"] >= 0
     assert 0.05 < record["memory_gib"] < 100
     assert record["share_of_copy_rate"] == pytest.approx(record["bytes_per_second"] / record["copied_bytes_per_second"])
 

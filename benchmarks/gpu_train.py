@@ -9,7 +9,6 @@ processor down but not the kernels.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 from measured import ROOT, circumstances, found, machine_name, write_result
+from parts import SMOKE_SHAPE, Parts, add_flags, missing
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from trainers import DROPOUT, Job, mt_training, peer_training
@@ -33,12 +33,9 @@ from mt.pipelines.recipe import Settings
 from mt.training.compiled import compiled_graphs
 
 PACKAGES = ("torch", "triton", "transformers", "numpy")
-SECONDS, PART_SECONDS = 520, 90  # of the whole, and the most of a part, after which it is ended
-LEAST_SECONDS = 15  # with which a rung is begun
 RUN_STEPS = 60
 MEASURED_SECONDS, REPETITIONS = 10.0, 5  # of a rung: whichever is reached first, after a repetition to warm up
 VOCABULARY = 32_000
-SMOKE = {"width": 16, "heads": 2, "feed_forward": 24, "encoder_layers": 1, "decoder_layers": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--corpus", type=Path, default=ROOT / "data" / "demo", help="folder of train.XX and train.YY for the short run"
     )
-    parser.add_argument("--output", type=Path, help="folder of train-gpu-MACHINE.json")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
-    parser.add_argument("--part-seconds", type=float, default=PART_SECONDS, help="the most for one part")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--smoke", action="store_true", help="a tiny shape: whether all of it runs, not how fast")
-    parser.add_argument("--machine", default="", help="name of this machine in the file's name")
+    add_flags(parser)
     parser.add_argument("--rung", type=json.loads, help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     if not options.output and not options.rung:
@@ -96,67 +88,41 @@ def ladder(options: argparse.Namespace) -> list[Rung]:
     return [replace(rung, device=options.device) for rung in rungs if rung.engine == "mt" or has_peer]
 
 
-def measure_all(options: argparse.Namespace, until: float) -> dict[str, Any]:
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """The tests, a run, then each rung as long as there is time; what was not reached, or failed, is named."""
-    record: dict[str, Any] = {"tests": tests(options, until), "run": short_run(options, until)}
-    record |= {"results": [], "failed": {}, "not_reached": []}
-    for rung in ladder(options):
-        seconds = seconds_for_a_part(options, until)
-        if seconds < LEAST_SECONDS:
-            record["not_reached"].append(rung.name)
-            continue
-        command = [sys.executable, __file__, "--rung", json.dumps(asdict(rung))]
-        try:
-            answer = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", timeout=seconds, check=True)
-        except subprocess.TimeoutExpired:
-            record["not_reached"].append(f"{rung.name} (in {seconds:.0f} s)")
-        except subprocess.CalledProcessError as error:
-            record["failed"][rung.name] = f"ended with code {error.returncode}"
-        else:
-            record["results"].append(json.loads(answer.stdout))
-            print(as_row(record["results"][-1]), file=sys.stderr)
-    return record
-
-
-def seconds_for_a_part(options: argparse.Namespace, until: float) -> float:
-    return max(0.0, min(options.part_seconds, until - time.monotonic()))
-
-
-def tests(options: argparse.Namespace, until: float) -> str:
-    """What pytest says last of the tests on CUDA of the model and of training."""
+    parts = Parts(options.seconds, options.part_seconds)
     chosen = ["tests/model/test_positions.py"] if options.smoke else ["tests/model", "tests/training", "-k", "cuda"]
-    seconds = seconds_for_a_part(options, until)
-    command = [sys.executable, "-m", "pytest", *chosen]
-    try:
-        answer = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"not done in {seconds:.0f} s"
-    print(answer.stdout, file=sys.stderr)
-    return answer.stdout.strip().rpartition("\n")[2]
+    record: dict[str, Any] = {"tests": parts.tests(*chosen), "run": short_run(options, parts), "results": []}
+    for rung in ladder(options):
+        printed = parts.run(rung.name, __file__, "--rung", json.dumps(asdict(rung)))
+        if printed:
+            record["results"].append(json.loads(printed))
+            print(as_row(record["results"][-1]), file=sys.stderr)
+    return record | {"failed": parts.failed, "not_reached": parts.not_reached}
 
 
-def short_run(options: argparse.Namespace, until: float) -> dict[str, Any]:
+def short_run(options: argparse.Namespace, parts: Parts) -> dict[str, Any]:
     """What `mt train` logs in some steps with validations, all choices left to it, and how it ended."""
-    texts = sorted(options.corpus.glob("train.*"))[:2]
+    texts = sorted(options.corpus.resolve().glob("train.*"))[:2]
     steps = 4 if options.smoke else RUN_STEPS
     settings = [f"training.{name}={steps // 2}" for name in ("validate_every_steps", "log_every_steps")]
     if options.smoke:
         settings += ["data.batch_tokens=200", "validation.max_sentences=5", "tokenizer.vocabulary_size=300"]
-        settings += [f"model.{name}={size}" for name, size in SMOKE.items()]
+        settings += [f"model.{name}={size}" for name, size in SMOKE_SHAPE.items()]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mt", "train", "--train", *texts, "--output", folder]
-        command += ["--max-steps", str(steps), "--device", options.device]
+        command = ["-m", "mt", "train", "--train", *texts, "--output", folder]
+        command += ["--max-steps", steps, "--device", options.device]
         command += [word for each in settings for word in ("--set", each)]
-        seconds = seconds_for_a_part(options, until)
-        try:
-            code: int | None = subprocess.run(command, cwd=ROOT, timeout=seconds, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = None
+        seconds = parts.seconds()
+        answer = parts.finished(*command)
         log = Path(folder) / "log.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return {"steps": steps, "code": code, "seconds_allowed": seconds, "log": [json.loads(line) for line in lines]}
+    return {
+        "steps": steps,
+        "code": answer and answer.returncode,
+        "seconds_allowed": seconds,
+        "log": [json.loads(line) for line in lines],
+    }
 
 
 def measure(rung: Rung) -> dict[str, Any]:
@@ -192,7 +158,7 @@ def measure(rung: Rung) -> dict[str, Any]:
 
 def work_of(rung: Rung, folder: Path) -> Work:
     """Made-up sentences of natural lengths, and the model that learns from them."""
-    shape = SMOKE if rung.smoke else {"preset": rung.preset}
+    shape = SMOKE_SHAPE if rung.smoke else {"preset": rung.preset}
     training = {"device": rung.device, "precision": rung.precision, "compile": rung.compiled}
     settings = Settings()
     model = {**shape, "dropout": DROPOUT, "attention_dropout": DROPOUT, "activation_dropout": 0.0}  # as in Marian
@@ -268,19 +234,17 @@ def table(record: dict[str, Any]) -> str:
     rows = [f"tests: {record['tests']}", f"mt train: {run['steps']} steps, exit code {run['code']}"]
     rows += [f"  {json.dumps(each)}" for each in run["log"] if each["kind"] == "event"]
     rows += [head, *map(as_row, record["results"])]
-    rows += [f"failed: {name}: {why}" for name, why in record["failed"].items()]
-    rows += [f"not reached: {name}" for name in record["not_reached"]]
-    return "\n".join(rows)
+    return "\n".join([*rows, *missing(record)])
 
 
 def main() -> None:
-    options, started = arguments(), time.monotonic()
+    options = arguments()
     if options.rung:
         print(json.dumps(measure(Rung(**options.rung))))
         return
     choose(options.device, "auto", 0, training=True)  # says where there is no CUDA
     record = circumstances(PACKAGES) | {"what": "train-gpu", "vocabulary": VOCABULARY, "dropout": DROPOUT}
-    record |= measure_all(options, started + options.seconds)
+    record |= measure_all(options)
     path = options.output / f"train-gpu-{options.machine or machine_name(options.device)}.json"
     write_result(path, record, table(record))
 
