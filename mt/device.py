@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -167,4 +168,23 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.
 def usable_threads() -> int:
     """The processors that this process may use; several that torchrun has started on a machine share them."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = min(processors, allotted_processors(CONTROL_GROUPS, LIMITS_OF_GROUPS))
     return max(1, processors // (launch_number("LOCAL_WORLD_SIZE") or 1))
+
+
+def allotted_processors(groups: Path, root: Path) -> int:
+    """How many processors' time a container has, rounded up; more than there are where Linux sets it no limit.
+
+    A line of `groups` names the control group (version 2) of this process under `root`; groups around it count, too.
+    """
+    least = sys.maxsize
+    with suppress(OSError, ValueError):
+        [name] = [line.removeprefix("0::/") for line in groups.read_text().splitlines() if line.startswith("0::/")]
+        for group in (root / name, *(root / name).parents):
+            with suppress(OSError, ValueError):  # where it is "max", which is no number
+                quota, period = (group / "cpu.max").read_text().split()
+                least = min(least, -(-int(quota) // int(period)))
+    return least
+
+
+CONTROL_GROUPS, LIMITS_OF_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # where Linux shows them

@@ -39,6 +39,10 @@ class DataError(MTError):
     exit_code = ExitCode.DATA
 
 
+class UnreadableText(DataError):
+    """A text that cannot be read to its end, and so will have to be another one."""
+
+
 class ModelError(MTError):
     """A run folder, checkpoint or tokenizer that is missing, damaged or foreign."""
 

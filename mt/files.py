@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from mt.errors import ConfigError, DataError, MTError
+from mt.errors import ConfigError, DataError, MTError, UnreadableText
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def decode_lines(stream: Iterable[bytes], name: str, *, on_invalid: str = "stop"
 
     A byte-order mark is dropped at the start.  Invalid UTF-8 raises `DataError` with the line's number, or, with
     `on_invalid="replace"`, becomes U+FFFD in a line marked as not valid.  A stream that cannot be read to its end,
-    such as a truncated .gz, raises `DataError` too.
+    such as a truncated .gz, raises `UnreadableText`.
     """
     for number, raw in enumerate(binary_lines(stream, name), 1):
         try:
@@ -124,14 +124,14 @@ def decode_lines(stream: Iterable[bytes], name: str, *, on_invalid: str = "stop"
 
 
 def binary_lines(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Yield the lines of a binary stream; one that cannot be read to its end raises `DataError`."""
+    """Yield the lines of a binary stream; one that cannot be read to its end raises `UnreadableText`."""
     number = 0
     try:
         for number, raw in enumerate(stream, 1):  # noqa: B007 (told when reading fails)
             yield raw
     except (EOFError, OSError, zlib.error) as error:
         hint = "the file may be truncated, or not of the kind that its name says"
-        raise DataError(f"cannot read {name} after line {number:,}: {error}", hint) from error
+        raise UnreadableText(f"cannot read {name} after line {number:,}: {error}", hint) from error
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -158,14 +158,15 @@ def checksum(path: Path) -> str:
 
 def flush_to_disk(path: Path) -> None:
     """fsync a file or a folder, so that what follows cannot reach the disk before it."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
-            raise  # and not where a file system cannot do it to folders
-    finally:
-        os.close(descriptor)
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise  # and not where a folder cannot be read, or a file system cannot do it to folders
 
 
 def writing_error(path: Path, error: OSError) -> MTError:
@@ -193,9 +194,6 @@ def standard_output() -> Iterator[IO[str]]:
         raise writing_error(Path("standard output"), error) from error
 
 
-RECORD = ".partial.json"  # what is known of a FILE.partial that can be gone on with
-
-
 def can_be_replaced(path: Path) -> bool:
     """Whether a file can be renamed to this name: where there is one or nothing, but no device, pipe or open file.
 
@@ -213,13 +211,20 @@ def can_be_replaced(path: Path) -> bool:
     return True
 
 
+def unfinished(path: Path) -> tuple[Path, Path]:
+    """Where the text of a file stands until it is complete, and the record of it."""
+    place = behind_links(path)
+    return Path(f"{place}.partial"), Path(f"{place}.partial.json")
+
+
 def check_output_text(path: Path, inputs: Iterable[Path]) -> None:
     """Raise `ConfigError` where no text should be written: over what it is made from, or by a compressed one's name."""
     if path.suffix in COMPRESSED:
         raise ConfigError(f"{path} would be plain text", f"name it without {path.suffix}, and compress it then")
-    for read in inputs:
-        if path.is_file() and read.is_file() and path.samefile(read):
-            raise ConfigError(f"{path} is read, and would be written over", "choose another --output")
+    for written in (path, *unfinished(path)):
+        for read in inputs:
+            if written.is_file() and read.is_file() and written.samefile(read):
+                raise ConfigError(f"{written} is read, and would be written over", "choose another --output")
 
 
 COMPRESSED = (".gz", ".zst")
@@ -274,16 +279,17 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     another process writes there; a `BrokenPipeError` of another file passes through.
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    place, partial = behind_links(path), None
+    place, (partial, record) = behind_links(path), unfinished(path)
+    own = False
     try:
         if not can_be_replaced(path):
             with suppress(BrokenPipeError), open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
                 yield stream
             return
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(place.name + ".partial")
         with open(claim(partial), mode, **text) as stream:  # type: ignore[call-overload]
-            place.with_name(place.name + RECORD).unlink(missing_ok=True)  # it speaks of another file from now on
+            own = True
+            record.unlink(missing_ok=True)  # it speaks of another file from now on
             stream.truncate(0)
             yield stream
             stream.flush()
@@ -293,7 +299,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if partial:
+        if own:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
         raise writing_error(path, error) from error

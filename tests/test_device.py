@@ -1,11 +1,13 @@
 """What torchrun tells its processes: they share the processors of a machine, and each has its own CUDA device."""
 
 import os
+import sys
 
 import pytest
 import torch
 
-from mt.device import choose, usable_threads
+from mt import device
+from mt.device import allotted_processors, choose, usable_threads
 from mt.errors import ConfigError, DeviceError
 
 NAMES = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -28,9 +30,41 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(("processes", "threads"), [(None, 8), (0, 8), (1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
 def test_processes_of_a_machine_share_its_processors(monkeypatch, launched, processes, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "allotted_processors", lambda groups, root: 100)
     if processes is not None:
         launched(LOCAL_WORLD_SIZE=processes)
     assert usable_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("limits", "processors"),
+    [
+        ({}, sys.maxsize),
+        ({"": "max 100000"}, sys.maxsize),
+        ({"": "200000 100000"}, 2),
+        ({"": "150000 100000"}, 2),
+        ({"": "400000 100000", "pods/one": "50000 100000"}, 1),
+        ({"": "300000 100000", "pods": "max 100000", "pods/one": "800000 100000"}, 3),
+        ({"": "nonsense"}, sys.maxsize),
+    ],
+)
+def test_a_container_has_the_time_of_so_many_processors(tmp_path, limits, processors):
+    groups = tmp_path / "cgroup"
+    groups.write_text("1:cpu:/other\n0::/pods/one\n")
+    (tmp_path / "root" / "pods" / "one").mkdir(parents=True)
+    for group, limit in limits.items():
+        (tmp_path / "root" / group / "cpu.max").write_text(f"{limit}\n")
+    assert allotted_processors(groups, tmp_path / "root") == processors
+
+
+def test_where_there_are_no_control_groups_there_is_no_limit(tmp_path):
+    assert allotted_processors(tmp_path / "absent", tmp_path) == sys.maxsize
+
+
+def test_no_more_threads_are_used_than_a_container_has_time_for(monkeypatch, launched):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "allotted_processors", lambda groups, root: 2)
+    assert usable_threads() == 2
 
 
 def test_what_is_no_number_of_processes_is_named(launched):

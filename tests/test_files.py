@@ -18,6 +18,7 @@ from mt.files import (
     alone_at,
     atomic_directory,
     atomic_file,
+    check_output_text,
     checksum,
     count_lines,
     decode_lines,
@@ -248,6 +249,27 @@ def test_a_file_that_was_finished_while_it_was_claimed_is_not_written_into(tmp_p
     assert finished.read_text() == "finished\n"
 
 
+def test_what_another_one_writes_stays_where_it_cannot_be_claimed(tmp_path, monkeypatch):
+    partial = tmp_path / "out.partial"
+    partial.write_text("theirs\n")
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "claim", refused)
+    with pytest.raises(DataError, match="cannot write .*out: Permission denied"), atomic_file(tmp_path / "out"):
+        pass
+    assert partial.read_text() == "theirs\n"
+
+
+@pytest.mark.parametrize("name", ["out", "out.partial", "out.partial.json"])
+def test_no_text_is_written_over_one_that_is_read(tmp_path, name):
+    (tmp_path / name).write_text("one\n")
+    with pytest.raises(ConfigError, match=f"{name} is read, and would be written over"):
+        check_output_text(tmp_path / "out", [tmp_path / name])
+    check_output_text(tmp_path / "other", [tmp_path / name])
+
+
 def test_a_pipe_that_nobody_reads_any_more_ends_the_writing_silently(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -377,5 +399,18 @@ def test_a_file_system_that_cannot_flush_folders_is_written_to_all_the_same(tmp_
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", of_files_only)
+    write_text(tmp_path / "text", "one\n")
+    assert (tmp_path / "text").read_text() == "one\n"
+
+
+def test_a_folder_that_may_be_written_to_but_not_read_is_written_to(tmp_path, monkeypatch):
+    opened = os.open
+
+    def no_folders(path, *more):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *more)
+
+    monkeypatch.setattr(os, "open", no_folders)
     write_text(tmp_path / "text", "one\n")
     assert (tmp_path / "text").read_text() == "one\n"

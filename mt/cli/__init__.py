@@ -15,7 +15,7 @@ import typer
 from mt import __version__
 from mt.cli import bench, runs, tokenizer, translation
 from mt.cli.options import STATE
-from mt.errors import DataError, DeviceError, ExitCode, Interrupted, MTError, out_of_memory
+from mt.errors import ConfigError, DataError, DeviceError, ExitCode, Interrupted, MTError, out_of_memory
 
 app = typer.Typer(
     name="mt",
@@ -60,10 +60,18 @@ def main_options(
 ) -> None:
     """Train, run and judge your own translation models."""
     STATE.update(quiet=quiet, debug=debug)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mt").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class StderrHandler(logging.StreamHandler):
+    """Writes to what standard error is by then: a progress bar puts something in its place that writes above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class LineFormatter(logging.Formatter):
@@ -88,6 +96,9 @@ def main() -> NoReturn:
         app()
     except MTError as error:
         fail(error)
+    except UnicodeEncodeError as error:  # bytes of a name, which Python carries along
+        around = error.object[max(0, error.start - 40) : error.end + 40]
+        fail(ConfigError(f"a name is not UTF-8: {around!r}", "give that file or folder another one"))
     except OSError as error:
         fail(DataError(f"{error.filename or 'the system'}: {error.strerror or error}"))
     except (MemoryError, RuntimeError) as error:

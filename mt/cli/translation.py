@@ -45,14 +45,6 @@ def translate(
 ) -> None:
     """Translate FILES, one sentence a line, to as many lines in the same order."""
     one_of(form, ("text", "jsonl"), "--format")
-    if devices:
-        from mt.pipelines.launch import is_launched, parse_devices, translate_in_parts
-
-        if shard:
-            raise ConfigError("--devices and --shard both divide the text", "many machines: see torchrun")
-        if not is_launched():
-            translate_in_parts(parse_devices(devices), device, model, files or [], output, sys.argv[1:])
-            return
     from mt.pipelines.shards import parse_shard
     from mt.pipelines.translate import SearchRequest
     from mt.pipelines.translate import translate as translate_files
@@ -61,6 +53,14 @@ def translate(
         models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, scored=form == "jsonl",
         batch_tokens=batch_tokens, shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
+    if devices:
+        from mt.pipelines.launch import is_launched, parse_devices, translate_in_parts
+
+        if shard:
+            raise ConfigError("--devices and --shard both divide the text", "many machines: see torchrun")
+        if not is_launched():
+            translate_in_parts(parse_devices(devices), request, files or [], output, form, sys.argv[1:])
+            return
     part = None if shard is None else parse_shard(shard)
     translate_files(request, files or [], output, form, part, to_be_joined=bool(devices))
 

@@ -43,9 +43,9 @@ class CleaningRules:
 
     def __post_init__(self) -> None:
         if self.max_characters < 1:
-            raise ConfigError(f"max_characters is {self.max_characters}", "a line has at least one character")
+            raise ConfigError(f"data.max_characters is {self.max_characters}", "a line has at least one character")
         if self.max_length_ratio and not self.max_length_ratio > 1:
-            raise ConfigError(f"max_length_ratio is {self.max_length_ratio:g}", "a ratio is above 1; 0 allows any")
+            raise ConfigError(f"data.max_length_ratio is {self.max_length_ratio:g}", "a ratio is above 1; 0 allows any")
 
     def as_key(self) -> dict[str, float]:
         """What tells rules apart; those that came later only where they differ from what was always done."""

@@ -69,6 +69,8 @@ class Tokenizer:
     """A SentencePiece model; `size` counts its pieces, and one more row when it has no `<pad>` of its own."""
 
     def __init__(self, model: bytes, name: str = "tokenizer") -> None:
+        if not model:  # of which SentencePiece would make a processor that knows nothing
+            raise ModelError(f"{name} is empty", "name a SentencePiece .model file")
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Lines to translations: tokens, batches of like length, search, text.
 
 Lines are translated in windows; within a window identical lines are translated once and sentences of like length
-together.  A line of white space only gives an empty translation.
+together.  A line of white space only, or of which the tokenizer leaves nothing, gives an empty translation.
 """
 
 import logging
@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import TypedDict
 
 import numpy as np
@@ -133,26 +134,28 @@ class Translator:
         if self.workers:
             self.workers.close()
 
-    def translate(self, lines: Sequence[str], first_number: int = 1) -> list[Translation]:
-        """The translation of each line, in order; warnings count lines from `first_number`."""
-        number_of: dict[str, int] = {}
-        for number, line in enumerate(lines, first_number):
+    def translate(self, lines: Sequence[str], first_number: int | None = 1) -> list[Translation]:
+        """The translation of each line, in order; warnings count lines from `first_number`, None: there are none."""
+        number_of: dict[str, int | None] = {}
+        numbers: Iterator[int | None] = repeat(None) if first_number is None else count(first_number)
+        for number, line in zip(numbers, lines, strict=False):
             if line.strip():
                 number_of.setdefault(line, number)
-        texts = list(number_of)
-        read = texts if self.knows_capitals else [without_capitals(text) for text in texts]
-        encoded = self.source_tokenizer.encode(read, self.threads)
-        sentences = [self.fit(ids, number_of[text]) for text, ids in zip(texts, encoded, strict=True)]
+        read = number_of if self.knows_capitals else [without_capitals(text) for text in number_of]
+        encoded = zip(number_of, self.source_tokenizer.encode(list(read), self.threads), strict=True)
+        # Of a line of characters that a tokenizer drops nothing is left to be read.
+        sentences = {text: self.fit(ids, number_of[text]) for text, ids in encoded if ids}
+        texts = list(sentences)
         found: dict[str, list[ScoredText]] = {}
-        for batch, results in self.results(sentences):
+        for batch, results in self.results(list(sentences.values())):
             for i, hypotheses in zip(batch, results, strict=True):
                 found[texts[i]] = hypotheses
         nothing = [ScoredText("", 0.0, 0.0, 0)]
         return [Translation(line, found.get(line, nothing)) for line in lines]
 
-    def fit(self, ids: list[int], number: int) -> list[int]:
-        """A source sentence ended by `</s>`, cut to the positions that the model has."""
-        if len(ids) >= self.max_positions:
+    def fit(self, ids: list[int], number: int | None) -> list[int]:
+        """A source sentence ended by `</s>`, cut to the positions that the model has; with a number, this is told."""
+        if len(ids) >= self.max_positions and number is not None:
             logger.warning(
                 "line %s of the input has %s tokens; the model reads %s: the rest is left untranslated",
                 f"{number:,}",

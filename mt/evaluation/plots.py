@@ -40,8 +40,11 @@ COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#C
 MARKERS = ("o", "s", "^", "D", "v", "P")
 NEUTRAL = "#666666"
 KINDS = {"train": "training", "valid": "validation"}
-# Line styles of events; of others: a solid line.
-MARKS: dict[str, Any] = {"decay": "--", "resumed": ":", "averaged": "-.", "moving_average": (0, (1, 5))}
+# Line styles of events, by the lengths of strokes and gaps; of others: a solid line.
+MARKS: dict[str, Any] = {
+    "decay": "--", "resumed": ":", "averaged": "-.", "moving_average": (0, (1, 5)), "noise": (0, (9, 3)),
+    "consistency": (0, (9, 2, 2, 2, 2, 2)), "skipped": (0, (2, 5)), "out_of_memory": (0, (5, 5)),
+}  # fmt: skip
 UNMARKED = ("started", "finished", "micro_batches", "compiled", "length_penalty")  # no turns of events
 GOING_ON = ("resumed", "rolled_back")  # from a checkpoint
 STYLE: dict[Any, Any] = {

@@ -1,5 +1,6 @@
 """`mt info` and `mt average`: look at a run folder, and make another from its checkpoints."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from mt.files import atomic_directory, write_json
 from mt.pipelines.run_folder import RunFolder, load_model, load_tokenizers
 from mt.training.checkpoint import Checkpoints, average, save_tensors
 
+logger = logging.getLogger(__name__)
+
 
 def describe(path: Path) -> dict[str, Any]:
     """What a run folder holds: architecture, parameters, languages, tokenizers, training so far, provenance."""
@@ -16,7 +19,7 @@ def describe(path: Path) -> dict[str, Any]:
     record = run.read_config()
     checkpoints = Checkpoints(path)
     steps = checkpoints.steps()
-    state = checkpoints.state(steps[-1]) if steps else {}
+    state = last_state(checkpoints)
     model = load_model(path, trained=run.model.exists()).model
     return {
         "run": str(path),
@@ -37,6 +40,16 @@ def describe(path: Path) -> dict[str, Any]:
         },
         "provenance": record["provenance"],
     }
+
+
+def last_state(checkpoints: Checkpoints) -> dict[str, Any]:
+    """That of the last checkpoint that can be read; those after it are warned of."""
+    for step in reversed(checkpoints.steps()):
+        try:
+            return checkpoints.state(step)
+        except ModelError as error:
+            logger.warning("%s", error.message)
+    return {}
 
 
 def describe_as_text(record: dict[str, Any]) -> str:
@@ -92,5 +105,7 @@ def average_last(path: Path, last: int, output: Path) -> list[int]:
         for name in {entry["file"] for entry in record["tokenizer"].values()}:
             shutil.copyfile(path / name, folder / name)
         record["provenance"]["average_of"] = {"run": str(path), "steps": steps}
+        if run.recipe.is_file():  # what it cannot say of itself
+            record["provenance"]["tokenizer"] = run.read_recipe()["tokenizer"]
         write_json(folder / "config.json", record)
     return steps

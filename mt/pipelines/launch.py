@@ -17,8 +17,10 @@ from mt.files import can_be_replaced, open_binary
 from mt.pipelines.resumable import join
 from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.shards import Shard, check_divisible
+from mt.pipelines.translate import SearchRequest, check
 from mt.workers import end_with_parent
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # that the launcher takes over, and keeps
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
 OWN = "mt-"  # and how it begins where `launch` has said it
 
@@ -34,6 +36,8 @@ def parse_devices(text: str) -> list[str]:
 def visible(devices: list[str]) -> list[str]:
     """The machine's names of these devices, which count those that this process may see; raises `DeviceError`."""
     count = torch.cuda.device_count()
+    if not count:
+        raise DeviceError("no CUDA device is available here", "leave --devices out, or add --device cpu")
     if absent := [device for device in devices if int(device) >= count]:
         raise DeviceError(f"there is no CUDA device {absent[0]} here: there are {count}", "they count from 0")
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -62,7 +66,6 @@ def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
     if kind != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible(devices))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds in which a stopped process may save
-    logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -73,6 +76,8 @@ def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
         local_addr="localhost",
         max_restarts=0,
     )
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why
     try:
         elastic_launch(config, sys.executable)("-m", "mt", *arguments)
     except ChildFailedError as error:
@@ -86,10 +91,19 @@ def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
         ) from error
     except (KeyboardInterrupt, SignalException) as error:  # handed on to all, who have saved
         raise Interrupted("stopped") from error
+    finally:
+        logging.disable(logging.NOTSET)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def translate_in_parts(
-    devices: list[str], kind: str, models: list[Path], files: list[Path], output: Path | None, arguments: list[str]
+    devices: list[str],
+    request: SearchRequest,
+    files: list[Path],
+    output: Path | None,
+    form: str,
+    arguments: list[str],
 ) -> None:
     """Run `mt ARGUMENTS`, which translates files, in a process for each device, and join what they write.
 
@@ -100,11 +114,12 @@ def translate_in_parts(
             "--devices needs FILES to read and a file to write as --output",
             "each device translates a part of the lines, and the parts are joined",
         )
-    for model in models:
+    check(request, files, output, form)
+    for model in request.models:
         RunFolder(model).read_config()
     check_divisible(files)
     for file in files:
         open_binary(file).close()
-    launch(devices, kind, arguments)
+    launch(devices, request.device, arguments)
     if len(devices) > 1:  # one alone writes the output itself
         join([Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)], output)

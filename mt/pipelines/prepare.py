@@ -150,6 +150,7 @@ def encode_text(
                 "pairs": len(train),
                 "pairs_of_corpora": pairs_of_corpora,
                 "over_long": int((~kept).sum()),
+                "valid_over_long": int((~scored).sum()),
                 "target_tokens": int(train.target.offsets[-1]),
                 "max_length_ratio": longest_ratio(train.source.lengths, train.target.lengths),
             },
@@ -210,10 +211,12 @@ def prepare_new(
     seed, _ = seed_and_threads(settings)
     checked = check_text(texts, undecided_data(settings).rules, seed=seed)
     tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
+    # Decided once, for the tokenizer and the model: after encoding there may be fewer pairs.
+    noise_rate = noise_rate_for(settings, checked.pairs)
+    settings = Settings(settings.given | {"training": settings.given["training"] | {"noise_rate": noise_rate}})
     if start:
         tokenizers = start.tokenizers
     else:
-        noise_rate = noise_rate_for(settings, checked.pairs)
         tokenizers = make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
     if tokenizer_config.files:
         warn_of_unused(settings.said()["tokenizer"], tokenizers)
@@ -327,8 +330,9 @@ def read_or_encode(
                 encode_text(texts, checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
     texts.remembered.save()
     prepared = read_prepared(folder, texts.train, data.temperature)
-    if over_long := prepared.facts["over_long"]:
-        logger.warning("left out %s pairs of more than %s tokens", f"{over_long:,}", f"{data.max_tokens:,}")
+    for name, left_out in (("over_long", "left out"), ("valid_over_long", "left out of the validation loss")):
+        if over_long := prepared.facts.get(name, 0):  # older ones do not say all
+            logger.warning("%s %s pairs of more than %s tokens", left_out, f"{over_long:,}", f"{data.max_tokens:,}")
     return prepared
 
 

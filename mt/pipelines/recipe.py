@@ -49,6 +49,7 @@ class DataConfig:
             raise ConfigError(
                 f"data.temperature is {self.temperature:g}", "1 takes corpora as they are; more flattens their sizes"
             )
+        _ = self.rules  # which says what no text can meet
 
     @property
     def rules(self) -> CleaningRules:
@@ -149,16 +150,28 @@ def read_recipe(path: Path) -> Values:
 
 # Settings that "auto" takes from another one.
 DEPENDENT = {
-    ("training", "consistency"): ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs"),
-    ("training", "noise_rate"): ("noise_from_epoch",),
-    ("data", "clean"): ("max_length_ratio",),
-    ("model", "preset"): tuple(PRESETS["small"]),
+    "training.consistency": [
+        f"training.{name}" for name in ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs")
+    ],
+    "training.noise_rate": ["training.noise_from_epoch"],
+    "data.clean": ["data.max_length_ratio"],
+    "model.preset": [*(f"model.{name}" for name in PRESETS["small"]), "optimizer.peak_learning_rate"],
+    "model.width": ["optimizer.peak_learning_rate"],
 }
 
 
 def known_keys(section: str) -> list[str]:
     names = [item.name for item in dataclasses.fields(SECTIONS[section]) if item.name not in VOCABULARY_FIELDS]
     return [*names, "preset"] if section == "model" else names
+
+
+def check_elements(section: str, key: str, value: Any) -> None:
+    """Raise `ConfigError` where a list holds other things than it is for."""
+    if value != AUTO and (section, key) in TEXTS:
+        corpus_files(value, key)
+    elif value != AUTO and (section, key) == ("tokenizer", "files"):
+        for path in value:
+            convert(path, str, "tokenizer.files: an element")
 
 
 @dataclass
@@ -178,10 +191,12 @@ class Settings:
                 wanted = str if key == "preset" else get_type_hints(SECTIONS[section])[key]
                 given, before = self.given[section], self.given[section].get(key)
                 given[key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
+                check_elements(section, key, given[key])
                 # What an earlier layer says goes with another choice; a complete recipe has a shape, but no preset.
                 if given[key] != before and (before is not None or key == "preset"):
-                    for dependent in set(DEPENDENT.get((section, key), ())) - set(values):
-                        given.pop(dependent, None)
+                    for its_section, dependent in (name.split(".") for name in DEPENDENT.get(f"{section}.{key}", ())):
+                        if dependent not in layer.get(its_section, {}):
+                            self.given[its_section].pop(dependent, None)
         preset = self.given["model"].get("preset", AUTO)
         if preset != AUTO:
             check_key(preset, PRESETS, f"{where}: the preset {preset}")

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from mt.files import append_text
 from mt.pipelines.tensorboard import Board
@@ -57,6 +58,9 @@ class Silence:
 
     def close(self) -> None:
         """Nothing."""
+
+
+WARNINGS = ("skipped", "rolled_back", "out_of_memory")  # events that are told however quiet training should be
 
 
 def event_line(record: Record) -> str:
@@ -109,10 +113,11 @@ class RunLog:
         self.progress = progress
         self.elapsed = elapsed
         self.board = board
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True)
+        self.quiet = quiet
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", table_column=Column()))  # may wrap
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("training", total=total_steps or None, completed=progress.step)
             self.bar.start()
@@ -128,7 +133,7 @@ class RunLog:
         elif record["kind"] == "valid":
             self.say(validation_line(record))
         elif line := event_line(record):
-            self.say(f"step {record['step']:>7,} │ {line}")
+            self.say(f"step {record['step']:>7,} │ {line}", needed=record["event"] in WARNINGS)
 
     def show_training(self, line: str) -> None:
         if self.bar:
@@ -136,8 +141,9 @@ class RunLog:
         else:
             self.say(line)
 
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def say(self, line: str, *, needed: bool = False) -> None:
+        if needed or not self.quiet:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         if self.bar:

@@ -12,16 +12,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mt.errors import MTError
-from mt.files import RECORD, atomic_file, behind_links, claim, flush_to_disk, read_json, write_json, writing_error
+from mt.errors import MTError, UnreadableText
+from mt.files import atomic_file, behind_links, claim, flush_to_disk, read_json, unfinished, write_json, writing_error
 from mt.settings import Values
 
 logger = logging.getLogger(__name__)
 
 
-def unfinished(path: Path) -> tuple[Path, Path]:
-    """Where the text of a file stands until it is complete, and the record of it."""
-    return path.with_name(path.name + ".partial"), path.with_name(path.name + RECORD)
+def earlier_work(path: Path) -> Values:
+    """What the text depends on that an interrupted command has left for this file; nothing where there is none."""
+    try:
+        return dict(read_json(unfinished(path)[1])["work"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 @dataclass
@@ -115,7 +118,7 @@ def resumable_file(path: Path, work: Values, *, to_be_joined: bool = False) -> I
                     file.partial.unlink(missing_ok=True)
             raise writing_error(path, error) from error
     except MTError as error:
-        if file and file.recorded:
+        if file and file.recorded and not isinstance(error, UnreadableText):
             kept = f"{file.recorded:,} lines are done; the same command goes on from there"
             error.hint = f"{error.hint}; {kept}" if error.hint else kept
         raise

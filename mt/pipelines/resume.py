@@ -85,8 +85,9 @@ def check_output(run: RunFolder, cache: Path, *, overwrite: bool) -> None:
     found = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
     foreign = sorted(name for name in found - known if not name.endswith(".partial"))
     if foreign:
+        remains = "--overwrite clears away what is left of an earlier run, or " if set(foreign) <= RESULTS else ""
         raise ModelError(
-            f"{run.path} is no run folder and is not empty: it holds {foreign[0]}", "choose another --output"
+            f"{run.path} is no run folder and is not empty: it holds {foreign[0]}", f"{remains}choose another --output"
         )
 
 
@@ -114,10 +115,12 @@ def with_origin(settings: Settings, start: LoadedModel) -> Settings:
     run, own = RunFolder(start.path), Settings()
     own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
     noise: Values = {"noise_rate": 0.0}
-    if run.recipe.is_file():  # an average has none
+    if run.recipe.is_file():
         recipe = run.read_recipe()
         own.add({"tokenizer": recipe["tokenizer"]}, str(run.recipe))
         noise = {key: recipe["training"][key] for key in ("noise_rate", "noise_from_epoch")}
+    else:  # an average
+        own.add({"tokenizer": run.read_config()["provenance"].get("tokenizer", {})}, str(run.config))
     said = settings.said()
     dropouts = {key: said["model"].pop(key) for key in DROPOUTS if key in said["model"]}
     said["model"] = PRESETS.get(said["model"].pop("preset", ""), {}) | said["model"]

@@ -203,7 +203,9 @@ def load_tokenizers(run: RunFolder, record: dict[str, Any]) -> tuple[Tokenizer, 
     for side in ("source", "target"):
         entry = record["tokenizer"][side]
         path = run.path / entry["file"]
-        tokenizer = loaded.setdefault(entry["file"], Tokenizer.load(path))
+        if entry["file"] not in loaded:
+            loaded[entry["file"]] = Tokenizer.load(path)
+        tokenizer = loaded[entry["file"]]
         if tokenizer.size != entry["size"]:
             raise ModelError(
                 f"{path} has {tokenizer.size:,} pieces; the run was trained with {entry['size']:,}",

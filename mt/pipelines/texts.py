@@ -1,6 +1,7 @@
 """The text of a run, judged: which pairs are trained on, which are held out to validate on."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -41,13 +42,11 @@ class Texts:
         data = settings.said()["data"]
         train, valid = (corpus_files(data.get(name, ()), name) for name in ("train", "valid"))
         paths = [path for corpus in [*train, *valid] for path in corpus.paths]
-        for path in paths:
+        for name in (*(str(path.resolve()) for path in paths), *sys.argv):
             try:
-                str(path.resolve()).encode()
+                name.encode()
             except UnicodeEncodeError as error:
-                raise DataError(
-                    f"the name {str(path.resolve())!r} is not UTF-8, and a run notes it", "rename it"
-                ) from error
+                raise DataError(f"the name {name!r} is not UTF-8, and a run notes it", "rename it") from error
         for path in filter(can_be_read_only_once, paths):
             raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
         remembered = Checksums(cache_folder(run, settings))

@@ -32,7 +32,7 @@ from mt.files import (
     standard_output,
 )
 from mt.model.products import prepare
-from mt.pipelines.resumable import resumable_file
+from mt.pipelines.resumable import earlier_work, resumable_file
 from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
 from mt.pipelines.shards import Shard, launched_shard, lines_of
 from mt.settings import Values
@@ -117,10 +117,7 @@ def translate(
 
     With a shard, given or told by torchrun, its lines alone, in a file that may be `to_be_joined` with others.
     """
-    if request.nbest > 1 and form == "text":
-        raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
-    if output:
-        check_output_text(output, files)
+    check(request, files, output, form)
     if launched := launched_shard():
         if shard:
             raise ConfigError(f"--shard {shard} would be that of every process", "torchrun gives each its own")
@@ -137,6 +134,8 @@ def translate(
             # the thread that reads it, and that thread for input.
             inputs = iter([(open(os.dup(standard_input().fileno()), "rb"), "standard input")])  # noqa: SIM115
         if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
+            if request.batch_tokens is None and (batches := earlier_work(output).get("batches")):
+                translator.batch_tokens = batches[0]  # though another number would suit the memory that is free now
             work = work_record(request, translator, files, form, shard)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
             part = part[file.lines :]
@@ -149,6 +148,14 @@ def translate(
             for window in translated(translator, windows, part.start, form):
                 stream.writelines(f"{line}\n" for line in window)
                 stream.flush()
+
+
+def check(request: SearchRequest, files: list[Path], output: Path | None, form: str) -> None:
+    """Raise `ConfigError` for what `translate` is asked in vain."""
+    if request.nbest > 1 and form == "text":
+        raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
+    if output:
+        check_output_text(output, files)
 
 
 def translated(translator: Translator, windows: Iterable[list[str]], before: int, form: str) -> Iterator[list[str]]:

@@ -85,7 +85,7 @@ class Validation:
             knows_capitals=self.prepared.knows_capitals,
             threads=threads,
         )
-        return translator.translate(self.ranks.own(self.sources))
+        return translator.translate(self.ranks.own(self.sources), first_number=None)
 
     def scores(self, translations: list[str], *metrics: str) -> dict[str, float]:
         return quick_scores(translations, self.references, self.prepared.config.data.target_language, metrics)

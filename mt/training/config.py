@@ -47,6 +47,8 @@ class TrainingConfig:
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is negative")
+        if self.seed >= 1 << 63:
+            raise ConfigError("training.seed is not below 2^63")
         for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps", "keep_last", "keep_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is below 1")

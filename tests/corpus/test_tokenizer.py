@@ -226,7 +226,7 @@ def test_a_model_without_an_end_is_refused():
 def test_a_foreign_file_is_refused_by_name(tmp_path, content):
     path = tmp_path / "foreign.model"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"foreign\.model"):
+    with pytest.raises(ModelError, match=r"foreign\.model is (not a SentencePiece model|empty)"):
         Tokenizer.load(path)
 
 

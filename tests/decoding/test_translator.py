@@ -264,6 +264,22 @@ def test_limits_depend_on_the_sentence_and_on_the_positions(translator, tokenize
     assert min(int(1.5 * tokens[0]) + 2, MAX_POSITIONS) == MAX_POSITIONS  # the second bound was tested
 
 
+def test_a_line_of_which_the_tokenizer_leaves_nothing_is_empty(translator, tokenizer, searched, monkeypatch):
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda lines, threads: encode([line.strip("\u200b") for line in lines]))
+    translations = translator.translate(["a cat", "\u200b", "who runs"])
+    assert [bool(translation.hypotheses[0].tokens) for translation in translations] == [True, False, True]
+    assert translations[1].text == ""
+    assert sum(shape[0] for shape, *_ in searched) == 2
+
+
+def test_lines_without_numbers_are_not_warned_of(translator, tokenizer, caplog):
+    long = "a cat " * MAX_POSITIONS
+    [numbered], [unnumbered] = translator.translate([long]), translator.translate([long], first_number=None)
+    assert numbered.text == unnumbered.text
+    assert len(caplog.records) == 1
+
+
 def test_special_ids_but_the_end_are_forbidden(translator, tokenizer, searched):
     translator.translate(["a cat"])
     specials = tokenizer.specials

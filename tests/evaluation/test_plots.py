@@ -94,6 +94,13 @@ def test_events_are_marks_across_every_panel():
     assert legend(figure) == ["run", "training", "validation", "averaged", "decay", "moving average", "rolled back"]
 
 
+def test_marks_of_different_events_look_different():
+    names = ["decay", "resumed", "averaged", "moving_average", "noise", "consistency", "skipped", "rolled_back"]
+    figure = training_figure({"run": [train(1, 3.0), train(9, 2.0), *(event(5, name) for name in names)]})
+    dashes = {line.get_label(): repr(line._dash_pattern) for line in figure.axes[0].lines}
+    assert len({dashes[name] for name in names}) == len(names)
+
+
 @pytest.mark.parametrize("begun", [True, False])
 def test_two_passes_are_marked_only_where_they_began(begun):
     decided = {**event(7, "consistency"), "begun": begun}

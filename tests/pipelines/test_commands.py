@@ -20,6 +20,8 @@ from mt import __version__, cli, files
 from mt.decoding.translator import Translator
 from mt.errors import ExitCode
 from mt.pipelines import prepare
+from mt.pipelines.reporting import RunLog
+from mt.training.budget import Progress
 from mt.training.checkpoint import Checkpoints, load_tensors
 
 FAST = ["--beam", 1, "--threads", 1]
@@ -229,6 +231,23 @@ def test_info_on_a_run_before_its_first_validation(mt, run):
     assert f"{run / 'model.safetensors'} does not exist yet\nhint:  mt train writes it after the first" in outcome.err
 
 
+def test_info_passes_over_a_checkpoint_that_cannot_be_read(mt, run):
+    steps = Checkpoints(run).steps()
+    (Checkpoints(run).path(steps[-1]) / "state.json").write_text("{")
+    outcome = mt("info", run, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert f"warning: cannot read {Checkpoints(run).path(steps[-1]) / 'state.json'}" in outcome.err
+    assert json.loads(outcome.out)["training"]["step"] == steps[-2]
+
+
+def test_a_name_that_is_not_utf8_is_told(mt, trained, tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/run\xe9")
+    shutil.copytree(trained, name)
+    outcome = mt("info", name)
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    assert outcome.err.startswith("error: a name is not UTF-8: ")
+
+
 def test_an_average_of_damaged_checkpoints_or_without_the_tokenizer_is_refused(mt, run, tmp_path):
     weights = Checkpoints(run).path(30) / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -331,6 +350,11 @@ def test_the_settings_shown_are_a_recipe(mt, trained, tmp_path):
         (["--set", "optimizer.schedule=cosine"], "the schedule cosine needs --max-steps", ""),
         (["--set", "optimizer.schedule=warmup_stable_decay"], "the schedule warmup_stable_decay", "add --max-steps"),
         (["--preset", "huge"], "command line: the preset huge is not a setting", "did you mean "),
+        (["--seed", 2**63], "training.seed is not below 2^63", ""),
+        (["--set", "data.max_length_ratio=0.9"], "data.max_length_ratio is 0.9", "a ratio is above 1"),
+        (["--set", 'data.valid=["a", "b"]'], "data.valid must be tables", ""),
+        (["--set", "tokenizer.files=[3]"], "tokenizer.files: an element = 3 is not text", ""),
+        (["--set", 'tokenizer.files=[["a.model"]]'], "tokenizer.files: an element = ['a.model'] is not text", ""),
         (["--precision", "fp8"], "--precision fp8 is none of auto, fp32, tf32, bf16", ""),
         (["--device", "tpu"], "--device tpu is none of auto, cpu, cuda", ""),
         (["--config", "/absent.toml"], "cannot read /absent.toml: No such file or directory", ""),
@@ -418,6 +442,20 @@ def test_quiet_says_nothing_but_warnings(mt, corpus, tiny_flags, tmp_path):
     outcome = mt("--quiet", "train", "--output", tmp_path / "run")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     assert mt("--quiet", "info", tmp_path / "absent").err.startswith("error: ")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_went_wrong_in_training_is_told_however_quietly(tmp_path, capsys, quiet):
+    log = RunLog(tmp_path / "log.jsonl", Progress(step=7), lambda: 1.0, quiet=quiet, total_steps=10)
+    event = {"kind": "event"}
+    log({**event, "event": "decay", "steps": 3})
+    log({**event, "event": "rolled_back", "from_step": 9, "learning_rate_scale": 0.5})
+    log({**event, "event": "skipped", "updates": 2, "reasons": {"norm": 2}})
+    log({**event, "event": "out_of_memory", "micro_batch_tokens": 100})
+    said = capsys.readouterr().err.splitlines()
+    assert sum("warning: " in line for line in said) == 3
+    assert len(said) == (3 if quiet else 4)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
 
 
 def test_training_says_all_it_has_to_say_on_standard_error(train, tmp_path):

@@ -1,6 +1,7 @@
 """Several processes train as one does: the same losses, scores and weights but for the order of sums."""
 
 import json
+import logging
 import signal
 from types import SimpleNamespace
 
@@ -154,6 +155,28 @@ def test_processes_on_the_cpu_need_no_gpus(monkeypatch, kind):
     else:
         with pytest.raises(DeviceError, match="no CUDA device 1 here: there are 1"):
             launch.launch(["0", "1"], kind, ["train"])
+
+
+def test_where_there_is_no_gpu_none_are_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(DeviceError, match="no CUDA device is available here") as error:
+        visible(["0", "1"])
+    assert "--device cpu" in error.value.hint
+
+
+def test_after_the_launcher_signals_and_warnings_go_where_they_went(monkeypatch):
+    before = [signal.getsignal(number) for number in launch.SIGNALS]
+
+    def elastic_launch(*given):
+        for number in launch.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return lambda *command: None
+
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    monkeypatch.setattr(launch, "elastic_launch", elastic_launch)
+    launch.launch(["0", "1"], "cpu", ["translate"])
+    assert [signal.getsignal(number) for number in launch.SIGNALS] == before
+    assert logging.getLogger("mt").isEnabledFor(logging.ERROR)
 
 
 @pytest.mark.parametrize(

@@ -620,6 +620,28 @@ def test_a_choice_said_again_leaves_its_numbers_as_they_are(train, mt, tmp_path)
     assert after == {**before, "training": {**before["training"], "max_steps": 3}}
 
 
+def test_what_is_no_table_of_texts_is_refused_for_a_run_that_is_there_too(mt, run):
+    outcome = mt("train", "--output", run, "--set", 'data.train=["a", "b"]')
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith("error: data.train must be tables")
+
+
+def test_another_size_has_its_own_learning_rate(mt, tmp_path):
+    """Whether the one before was told by the preset, the width or a complete recipe."""
+    own, flags = tmp_path / "own.toml", ["--show-config", "--train", "a.en", "a.de", "--output", tmp_path / "run"]
+    for shape in ("width = 128", 'preset = "tiny"'):
+        own.write_text(f"[model]\n{shape}\n[optimizer]\npeak_learning_rate = 0.0028\n")
+
+        def rate(*more):
+            shown = mt("train", "--config", own, *flags, *more).out
+            return tomllib.loads(shown)["optimizer"]["peak_learning_rate"]
+
+        assert rate() == 0.0028
+        assert rate("--preset", "base") == "auto"
+        assert rate("--preset", "base", "--set", "optimizer.peak_learning_rate=0.002") == 0.002
+        assert rate("--set", "model.dropout=0.3") == 0.0028
+
+
 KNOWN_LATER = ("consistency = ", "clean = ", "ema_decay", "noise_")
 
 
@@ -1304,6 +1326,57 @@ def test_text_too_long_to_be_learned_costs_no_earlier_run(mt, run, tmp_path):
     assert before.items() <= contents_but_checksums(run).items()
 
 
+def test_validation_text_too_long_for_the_loss_is_told(mt, corpus, tiny_flags, tmp_path):
+    for side in ("en", "de"):
+        lines = (corpus / f"valid.{side}").read_text()
+        (tmp_path / f"valid.{side}").write_text(lines + "one two three four " * 60 + "\n")
+    text = [
+        "--train",
+        corpus / "train.en",
+        corpus / "train.de",
+        "--valid",
+        tmp_path / "valid.en",
+        tmp_path / "valid.de",
+    ]
+    outcome = mt("train", *text, "--output", tmp_path / "run", *tiny_flags, "--max-steps", 1)
+    assert outcome.code == 0, outcome.err
+    assert "warning: left out of the validation loss 1 pairs of more than 256 tokens" in outcome.err
+    assert "warning: left out " in outcome.err
+    assert outcome.err.count("pairs of more than 256 tokens") == 1
+
+
+def test_noise_is_decided_once_though_pairs_that_are_too_long_leave(mt, corpus, tiny_flags, monkeypatch, tmp_path):
+    """Of 301 pairs 300 are trained on, and noise is for fewer than 301: the tokenizer has learned none, nor does it."""
+    for side in ("en", "de"):
+        (tmp_path / f"train.{side}").write_text((corpus / f"train.{side}").read_text() + "one two " * 200 + "\n")
+    monkeypatch.setattr("mt.pipelines.recipe.NOISY_PAIRS", 301)
+    left_out = tiny_flags.index("training.noise_rate=0")
+    flags = tiny_flags[: left_out - 1] + tiny_flags[left_out + 1 :]
+    text = [
+        "--train",
+        tmp_path / "train.en",
+        tmp_path / "train.de",
+        "--valid",
+        corpus / "valid.en",
+        corpus / "valid.de",
+    ]
+    outcome = mt("train", *text, "--output", tmp_path / "run", *flags, "--max-steps", 1)
+    assert outcome.code == 0, outcome.err
+    assert "left out 1 pairs" in outcome.err
+    assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["training"]["noise_rate"] == 0
+
+
+def test_the_remains_of_a_run_that_was_being_overwritten_are_known(train, mt, run):
+    for name in ("run.toml", "config.json", "tokenizer.model", "model.safetensors"):
+        (run / name).unlink()  # the first that go
+    outcome = train(run)
+    assert outcome.code == ExitCode.MODEL
+    assert (
+        "it holds checkpoints\nhint:  --overwrite clears away what is left of an earlier run, or choose" in outcome.err
+    )
+    assert train(run, "--overwrite", steps=1).code == 0
+
+
 def test_one_process_at_a_time_trains_in_a_folder(mt, run):
     with claimed(run / ".lock"):
         outcome = mt("train", "--output", run, "--max-steps", 50)
@@ -1485,6 +1558,18 @@ def test_the_recipe_of_a_run_begun_from_another_repeats_it(train_from, mt, corpu
     assert outcome.code == 0, outcome.err
     assert_same_training(tmp_path / "again", tmp_path / "new")
     assert (tmp_path / "new" / "run.toml").read_text().startswith(f"# Begun --from '{trained}': to repeat it")
+
+
+def test_the_recipe_of_a_run_begun_from_an_average_repeats_it(train_from, mt, trained, tmp_path):
+    mean = tmp_path / "mean"
+    assert mt("average", trained, "--last", 2, "--output", mean).code == 0
+    outcome, new = train_from("--from", mean, "--precision", "fp32")
+    assert outcome.code == 0, outcome.err
+    recipes = [tomllib.loads((run / "run.toml").read_text()) for run in (trained, new)]
+    assert recipes[0]["tokenizer"] == recipes[1]["tokenizer"]
+    outcome = mt("train", "--config", new / "run.toml", "--from", mean, "--output", tmp_path / "again")
+    assert outcome.code == 0, outcome.err
+    assert_same_training(tmp_path / "again", new)
 
 
 def test_from_a_folder_that_is_no_run_is_a_model_error(train_from, tmp_path):

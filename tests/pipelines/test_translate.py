@@ -15,6 +15,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from mt.decoding import translator as translator_module
+from mt.decoding.translator import ScoredText, Translation
 from mt.errors import ExitCode, Interrupted
 from mt.pipelines import translate as pipeline
 
@@ -302,6 +304,35 @@ def test_in_other_batches_rounded_translations_would_be_others(interrupted, tmp_
     assert ("8 lines in" in outcome.err and "are dropped (other batches)" in outcome.err) == dropped
     assert ("going on after line 8" in outcome.err) != dropped
     assert (tmp_path / "out").read_text().count("\n") == 20
+
+
+def test_batches_left_out_stay_as_they_were(interrupted, mt, trained, corpus, tmp_path, monkeypatch):
+    """As where on CUDA the memory that is free decides, which is less now."""
+    flags = ["--precision", "int8", "--device", "cpu"]
+    monkeypatch.setattr(translator_module, "default_batch_tokens", lambda *about: 100)
+    _, again = interrupted(*flags)
+    whole = mt("translate", "--model", trained, corpus / "test.en", "--beam", 1, "--threads", 1, *flags).out
+    monkeypatch.setattr(translator_module, "default_batch_tokens", lambda *about: 5_000)
+    outcome = again()
+    assert "going on after line 8" in outcome.err
+    assert (tmp_path / "out").read_text() == whole
+
+
+def test_of_a_text_that_cannot_be_read_to_its_end_nothing_is_promised(mt, trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "WINDOW", 100)
+    damaged = tmp_path / "test.en.gz"
+    lines = [str(number * number) for number in range(5_000)]
+    damaged.write_bytes(gzip.compress("\n".join(lines).encode())[:-1_000])
+
+    def unchanged(self, lines, first_number=1):
+        return [Translation(line, [ScoredText(line, 0.0, 0.0, 1)]) for line in lines]
+
+    monkeypatch.setattr(pipeline.Translator, "translate", unchanged)
+    outcome = mt("translate", "--model", trained, damaged, "--output", tmp_path / "out")
+    assert outcome.code == ExitCode.DATA
+    assert f"error: cannot read {damaged} after line" in outcome.err
+    assert (tmp_path / "out.partial.json").is_file()
+    assert "lines are done" not in outcome.err
 
 
 def test_an_output_that_cannot_be_gone_on_with_voids_what_was_noted_of_an_earlier_one(
@@ -632,6 +663,15 @@ def test_a_part_that_is_done_is_not_done_anew_when_another_was_stopped(
         (["--output", "out", "--shard", "1/2"], "--devices and --shard both divide the text"),
     ],
 )
+def test_what_is_wrong_with_flags_is_told_by_no_process_of_a_device(translate_files, monkeypatch, inputs, tmp_path):
+    monkeypatch.setattr("mt.pipelines.launch.launch", lambda *arguments: pytest.fail("started"))
+    outcome = translate_files("--devices", "0,1", "--nbest", 2, "--output", tmp_path / "out")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.err.startswith("error: --nbest 2 needs --format jsonl")
+    outcome = translate_files("--devices", "0,1", "--output", inputs[0])
+    assert outcome.err.startswith(f"error: {inputs[0]} is read, and would be written over")
+
+
 def test_devices_need_files_that_they_can_divide(translate_files, flags, error):
     outcome = translate_files("--devices", "0,1", *flags)
     assert outcome.code == ExitCode.USAGE
