@@ -1,7 +1,7 @@
 """What a peer's translations are worth after as many minutes as `mt train` had: same text, tokenizer and machine.
 
-`train` trains Hugging Face's Marian on the encoded text of a run of mt, and scores the test set; the run itself is
-scored by `train.py --run`, and the two files make rows of one table.
+`train` trains Hugging Face's Marian, or JoeyNMT, on the encoded text of a run of mt, and scores the test set; the run
+itself is scored by `train.py --run`, and the files make rows of one table.
 """
 
 import argparse
@@ -22,18 +22,20 @@ from mt.pipelines.run_folder import RunFolder
 from mt.settings import AUTO
 
 if TYPE_CHECKING:
+    from joey import JoeyTraining
     from marian import MarianTraining
 
     from mt.device import Compute
     from mt.pipelines.prepare import PreparedRun
 
-PACKAGES = ("torch", "transformers", "sentencepiece", "sacrebleu", "sacremoses", "numpy")
+PACKAGES = ("torch", "transformers", "joeynmt", "sentencepiece", "sacrebleu", "sacremoses", "numpy")
 BEAM = 5
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     train = parser.add_subparsers(required=True).add_parser("train", help="train a peer and score the test set")
+    train.add_argument("--peer", choices=("hf", "joeynmt"), default="hf", help="Hugging Face's Marian, or JoeyNMT")
     train.add_argument("--run", type=Path, required=True, help="run folder of mt whose tokenizer and text are used")
     train.add_argument("--test-source", type=Path, required=True)
     train.add_argument("--test-reference", type=Path, required=True)
@@ -78,7 +80,8 @@ def prepare(options: argparse.Namespace) -> "tuple[PreparedRun, Compute]":
     return prepared, compute
 
 
-def trained(options: argparse.Namespace, started: float) -> "MarianTraining":
+def trained(options: argparse.Namespace, started: float) -> "MarianTraining | JoeyTraining":
+    from joey import JoeyTraining
     from marian import MarianTraining, Schedule
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -86,6 +89,7 @@ def trained(options: argparse.Namespace, started: float) -> "MarianTraining":
 
     disable_progress_bar()
     set_verbosity_error()
+    peers: dict[str, type[MarianTraining | JoeyTraining]] = {"hf": MarianTraining, "joeynmt": JoeyTraining}
     schedule = Schedule(
         minutes=options.minutes,
         seed=options.seed,
@@ -94,7 +98,7 @@ def trained(options: argparse.Namespace, started: float) -> "MarianTraining":
         warmup_updates=options.warmup_updates,
         validate_every_updates=options.validate_every,
     )
-    training = MarianTraining(*prepare(options), schedule, Clock(started))
+    training = peers[options.peer](*prepare(options), schedule, Clock(started))
     training.fit()
     training.choose_length_penalty(beam=BEAM)  # beyond its minutes
     return training
@@ -106,7 +110,7 @@ def scores(hypotheses: list[str], references: list[str], language: str) -> list[
     return metrics + literature_scores(hypotheses, references, language)
 
 
-def test_scores(training: "MarianTraining", options: argparse.Namespace) -> dict[str, Any]:
+def test_scores(training: "MarianTraining | JoeyTraining", options: argparse.Namespace) -> dict[str, Any]:
     """How the test set is translated."""
     sources, references = list(read_lines(options.test_source)), list(read_lines(options.test_reference))
     language = training.prepared.config.data.target_language
@@ -132,7 +136,7 @@ def main() -> None:
     pair = f"{said['languages']['source']}-{said['languages']['target']}"
     record |= {
         "what": "quality",
-        "engine": "hf",
+        "engine": options.peer,
         "pair": pair,
         "device": device,
         **test_scores(training, options),
@@ -143,7 +147,7 @@ def main() -> None:
             "tokenizers": [checksum(options.run / name) for name in tokenizer_files(said)],
         },
     }
-    path = options.output / f"quality-hf-{pair}-{options.machine or machine_name(device)}.json"
+    path = options.output / f"quality-{options.peer}-{pair}-{options.machine or machine_name(device)}.json"
     scores = "  ".join(f"{metric['name']} {metric['score']:.2f}" for metric in record["metrics"])
     speed = f"{figures['target_tokens_per_second_median']:,.0f} target tok/s"
     summary = f"{scores}\n{figures['steps']:,} updates, {figures['minutes']:.1f} min, {speed}"

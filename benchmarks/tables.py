@@ -113,7 +113,8 @@ def translation_table() -> str:
     return lines
 
 
-ENGINES = {"mt": "mt", "hf": "HF MarianMTModel", "torch": "torch.nn.Transformer"}  # that train in plain loops
+# That train: mt, two models in plain loops, and a toolkit.
+ENGINES = {"mt": "mt", "hf": "HF MarianMTModel", "torch": "torch.nn.Transformer", "joeynmt": "JoeyNMT"}
 GENERATE = "HF generate (M2M-100)"  # `hf` where it translates: the model class that mt's weights fit into
 
 
