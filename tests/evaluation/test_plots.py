@@ -96,7 +96,7 @@ def test_events_are_marks_across_every_panel():
 
 def test_marks_of_different_events_look_different():
     names = ["decay", "resumed", "averaged", "moving_average", "noise", "consistency", "skipped", "rolled_back"]
-    figure = training_figure({"run": [train(1, 3.0), train(9, 2.0), *(event(5, name) for name in names)]})
+    figure = training_figure({"run": [train(1, 3.0), train(2, 2.0), *(event(3 + n, x) for n, x in enumerate(names))]})
     dashes = {line.get_label(): repr(line._dash_pattern) for line in figure.axes[0].lines}
     assert len({dashes[name] for name in names}) == len(names)
 

@@ -56,7 +56,7 @@ def run_here(*arguments: object, stdin: bytes = b"", with_cuda: bool = False) ->
     with (
         tempfile.TemporaryFile() as read,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as out,
-        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as err,
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="", errors="backslashreplace") as err,  # as Python's own
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["mt", *map(str, arguments)])

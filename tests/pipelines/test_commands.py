@@ -240,12 +240,14 @@ def test_info_passes_over_a_checkpoint_that_cannot_be_read(mt, run):
     assert json.loads(outcome.out)["training"]["step"] == steps[-2]
 
 
-def test_a_name_that_is_not_utf8_is_told(mt, trained, tmp_path):
-    name = os.fsdecode(bytes(tmp_path) + b"/run\xe9")
-    shutil.copytree(trained, name)
-    outcome = mt("info", name)
-    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
-    assert outcome.err.startswith("error: a name is not UTF-8: ")
+def test_a_name_that_is_not_utf8_is_told(mt, corpus, tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/test\xe9.de")
+    shutil.copyfile(corpus / "test.de", name)
+    scored = ["--hypothesis", name, "--hypothesis", corpus / "test.en", "--reference", corpus / "test.de"]
+    outcome = mt("evaluate", *scored)
+    assert outcome.code == ExitCode.USAGE
+    assert "error: a name is not UTF-8: " in outcome.err
+    assert "test\\udce9.de" in outcome.err
 
 
 def test_an_average_of_damaged_checkpoints_or_without_the_tokenizer_is_refused(mt, run, tmp_path):

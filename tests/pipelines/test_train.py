@@ -1329,7 +1329,7 @@ def test_text_too_long_to_be_learned_costs_no_earlier_run(mt, run, tmp_path):
 def test_validation_text_too_long_for_the_loss_is_told(mt, corpus, tiny_flags, tmp_path):
     for side in ("en", "de"):
         lines = (corpus / f"valid.{side}").read_text()
-        (tmp_path / f"valid.{side}").write_text(lines + "one two three four " * 60 + "\n")
+        (tmp_path / f"valid.{side}").write_text(lines + "one two three four " * 100 + "\n")
     text = [
         "--train",
         corpus / "train.en",
