@@ -697,7 +697,7 @@ def test_a_mistake_is_told_once_and_one_device_writes_all(start_mt, mt, trained,
 def test_devices_that_are_not_there_are_a_device_error(translate_files, tmp_path):
     outcome = translate_files("--device", "auto", "--devices", "0,1", "--output", tmp_path / "out")
     assert outcome.code == ExitCode.DEVICE
-    assert outcome.err.startswith("error: no CUDA device is available here\nhint:  leave --devices out, or add --device cpu")
+    assert outcome.err.startswith("error: no CUDA device is available here\nhint:  leave --devices out, or")
 
 
 def test_devices_are_not_for_a_process_of_torchrun(translate_files, launched, monkeypatch, tmp_path):
