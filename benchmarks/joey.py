@@ -29,6 +29,12 @@ from mt.training.budget import Clock
 LOG_EVERY_UPDATES = 5  # of which its interval between validations must be a multiple
 # JoeyNMT counts padding and does not sort by length: half of what it counts are words.
 COUNTED_TOKENS = 2
+# SentencePiece no longer has what JoeyNMT calls to say which pieces there are: all of them, here.
+PROGRAM = """
+import runpy, sentencepiece
+sentencepiece.SentencePieceProcessor.SetVocabulary = lambda processor, pieces: None
+runpy.run_module("joeynmt", run_name="__main__", alter_sys=True)
+"""
 SPECIALS = ("<unk>", "<pad>", "<s>", "</s>")  # which JoeyNMT puts before all others
 
 
@@ -77,7 +83,7 @@ class JoeyTraining:
             "OMP_NUM_THREADS": str(self.prepared.config.training.threads),
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # its checkpoints hold more than tensors
         }
-        command = [sys.executable, "-m", "joeynmt", words[0], str(path), *words[1:]]
+        command = [sys.executable, "-c", PROGRAM, words[0], str(path), *words[1:]]
         return subprocess.Popen(command, env=environment, encoding="utf-8", **options)
 
     def configuration(self) -> dict[str, Any]:
@@ -109,7 +115,7 @@ class JoeyTraining:
                 "scheduling": "warmupinversesquareroot",
                 "learning_rate": schedule.peak_learning_rate,
                 "learning_rate_warmup": schedule.warmup_updates,
-                "learning_rate_min": 1e-8,
+                "learning_rate_min": 0.0001,  # where it ends, after 40,000 updates at the earliest
                 "clip_grad_norm": GRADIENT_CLIP,
                 "label_smoothing": LABEL_SMOOTHING,
                 "batch_type": "token",
