@@ -134,9 +134,10 @@ def translate(
             # the thread that reads it, and that thread for input.
             inputs = iter([(open(os.dup(standard_input().fileno()), "rb"), "standard input")])  # noqa: SIM115
         if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
-            if request.batch_tokens is None and (batches := earlier_work(output).get("batches")):
-                translator.batch_tokens = batches[0]  # though another number would suit the memory that is free now
-            work = work_record(request, translator, files, form, shard)
+            work, earlier = work_record(request, translator, files, form, shard), earlier_work(output)
+            if request.batch_tokens is None and work["batches"] and earlier | {"batches": work["batches"]} == work:
+                work["batches"] = [earlier["batches"][0], translator.processes]
+                translator.batch_tokens = earlier["batches"][0]  # though the memory that is free now suits another
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
             part = part[file.lines :]
             for window in translated(translator, chunks(text_lines(inputs, part)), part.start, form):

@@ -318,6 +318,23 @@ def test_batches_left_out_stay_as_they_were(interrupted, mt, trained, corpus, tm
     assert (tmp_path / "out").read_text() == whole
 
 
+def test_batches_of_another_work_are_not_taken_over(interrupted, tmp_path, monkeypatch):
+    flags = ["--precision", "int8", "--device", "cpu"]
+    monkeypatch.setattr(translator_module, "default_batch_tokens", lambda *about: 100)
+    _, again = interrupted(*flags)
+    used = []
+    monkeypatch.setattr(translator_module, "default_batch_tokens", lambda *about: 5_000)
+    translate_window = pipeline.Translator.translate
+
+    def watched(self, lines, first_number=1):
+        used.append(self.batch_tokens)
+        return translate_window(self, lines, first_number)
+
+    monkeypatch.setattr(pipeline.Translator, "translate", watched)
+    assert "are dropped (other search, batches)" in again("--length-penalty", 0.5).err
+    assert set(used) == {5_000}
+
+
 def test_of_a_text_that_cannot_be_read_to_its_end_nothing_is_promised(mt, trained, monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "WINDOW", 100)
     damaged = tmp_path / "test.en.gz"
