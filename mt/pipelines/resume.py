@@ -209,8 +209,11 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
             progress.published = Progress.of(stopped).published
             progress.consistent = progress.consistent or None
         steps = [step for step in steps if step <= chosen]
-        checkpoints.keep(set(steps))
         progress.best = [(score, step) for score, step in progress.best if step in steps]
         progress.finished = ""
+        progress.max_steps, progress.max_minutes = limits_now
+        if changed:  # written down before the later ones are gone, so that a crash does not forget what is published
+            checkpoints.save(chosen, learned, progress.record())
+        checkpoints.keep(set(steps))
     progress.max_steps, progress.max_minutes = limits_now
     return progress

@@ -1092,6 +1092,23 @@ def test_weights_are_replaced_by_better_ones_only_where_a_limit_is_raised(mt, ru
     assert json.loads((last_checkpoint(run) / "state.json").read_text())["published"] == 99.0
 
 
+def test_a_crash_after_a_limit_is_raised_does_not_forget_how_good_the_weights_are(mt, run, monkeypatch):
+    state = json.loads((last_checkpoint(run) / "state.json").read_text())
+    (last_checkpoint(run) / "state.json").write_text(json.dumps(state | {"published": 99.0}))
+    before = (run / "model.safetensors").read_bytes()
+
+    def crash(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "announce", crash)  # what comes after the checkpoint has been read
+    with pytest.raises(ZeroDivisionError):
+        mt("train", "--output", run, "--max-steps", 60)
+    monkeypatch.undo()
+    outcome = mt("train", "--output", run, "--max-steps", 60)
+    assert (outcome.code, "what was kept before stays: it had 99.00" in outcome.err) == (0, True)
+    assert (run / "model.safetensors").read_bytes() == before
+
+
 def test_more_patience_goes_on_with_a_run_that_lost_it(train, mt, tmp_path):
     still = ["--set", "optimizer.peak_learning_rate=1e-12", "--set", "training.validate_every_steps=1"]
     assert train(tmp_path / "run", *still, "--set", "validation.patience=2", steps=None).code == 0
