@@ -105,7 +105,6 @@ def average_last(path: Path, last: int, output: Path) -> list[int]:
         for name in {entry["file"] for entry in record["tokenizer"].values()}:
             shutil.copyfile(path / name, folder / name)
         record["provenance"]["average_of"] = {"run": str(path), "steps": steps}
-        if run.recipe.is_file():  # what it cannot say of itself
-            record["provenance"]["tokenizer"] = run.read_recipe()["tokenizer"]
+        record["provenance"]["recipe"] = run.recipe_of_weights()
         write_json(folder / "config.json", record)
     return steps

@@ -148,8 +148,10 @@ def read_recipe(path: Path) -> Values:
     return read_toml(own[str(path)])
 
 
+LANGUAGES = ("source_language", "target_language")
 # Settings that "auto" takes from another one.
 DEPENDENT = {
+    "data.train": [f"data.{name}" for name in LANGUAGES],
     "training.consistency": [
         f"training.{name}" for name in ("consistency_alpha", "cutoff", "consistency_from", "consistency_epochs")
     ],

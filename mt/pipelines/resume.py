@@ -7,7 +7,7 @@ from pathlib import Path
 from mt.errors import ConfigError, ModelError
 from mt.files import write_json
 from mt.model.config import DROPOUTS, PRESETS
-from mt.pipelines.recipe import Settings, differences
+from mt.pipelines.recipe import LANGUAGES, Settings, differences
 from mt.pipelines.run_folder import LoadedModel, RunFolder
 from mt.settings import AUTO, Values
 from mt.training.budget import Progress
@@ -55,7 +55,9 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
     settings.add(saved, str(run.recipe))
     for key in was_auto:
         settings.given["training"].pop(key, None)
-    settings.add({name: values for name, values in now.said().items() if name != "model"}, "command line")
+    said = {name: values for name, values in now.said().items() if name != "model"}
+    said["data"] = {key: saved["data"][key] for key in LANGUAGES} | said["data"]  # other paths lead to the same text
+    settings.add(said, "command line")
     return settings
 
 
@@ -108,19 +110,15 @@ def unused_origin(run: RunFolder) -> Path | None:
 
 
 def with_origin(settings: Settings, start: LoadedModel) -> Settings:
-    """The settings with the tokenizer and the shape of the run that training starts from.
+    """The settings with the tokenizer, the shape and the noise of the run that training starts from.
 
     Raises `ConfigError` where something else is said of them.
     """
     run, own = RunFolder(start.path), Settings()
+    recipe = run.recipe_of_weights()
     own.add({"model": {name: getattr(start.model.config, name) for name in SHAPE_FIELDS}}, str(run.config))
-    noise: Values = {"noise_rate": 0.0}
-    if run.recipe.is_file():
-        recipe = run.read_recipe()
-        own.add({"tokenizer": recipe["tokenizer"]}, str(run.recipe))
-        noise = {key: recipe["training"][key] for key in ("noise_rate", "noise_from_epoch")}
-    else:  # an average
-        own.add({"tokenizer": run.read_config()["provenance"].get("tokenizer", {})}, str(run.config))
+    own.add({"tokenizer": recipe["tokenizer"]}, str(run.path))
+    noise = {key: recipe["training"][key] for key in ("noise_rate", "noise_from_epoch")}
     said = settings.said()
     dropouts = {key: said["model"].pop(key) for key in DROPOUTS if key in said["model"]}
     said["model"] = PRESETS.get(said["model"].pop("preset", ""), {}) | said["model"]

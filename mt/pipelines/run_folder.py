@@ -119,6 +119,13 @@ class RunFolder:
         """run.toml, with what an `OLDER` one did not have to say."""
         return {name: OLDER.get(name, {}) | values for name, values in read_toml(self.recipe).items()}
 
+    def recipe_of_weights(self) -> dict[str, Values]:
+        """The recipe by which the weights were trained, that of an average being the one of its run."""
+        if self.recipe.is_file():
+            return self.read_recipe()
+        recipe = self.read_config()["provenance"].get("recipe", {})  # which older averages do not have
+        return {name: OLDER.get(name, {}) | recipe.get(name, {}) for name in ("tokenizer", "training")}
+
     def write_tokenizers(self, source: Tokenizer, target: Tokenizer) -> None:
         names = ("tokenizer.model",) * 2 if source is target else ("source.model", "target.model")
         for tokenizer, name in zip((source, target), names, strict=True):

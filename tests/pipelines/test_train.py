@@ -1548,6 +1548,23 @@ def test_text_in_other_languages_than_those_of_the_run_begun_from_is_remarked(tr
     assert json.loads((new / "config.json").read_text())["languages"] == {"source": "de", "target": "en"}
 
 
+def test_a_recipe_with_other_text_translates_between_its_languages(mt, trained, corpus, tmp_path):
+    text = ["--train", corpus / "valid.de", corpus / "valid.en"]
+    outcome = mt("train", "--config", trained / "run.toml", *text, "--output", tmp_path / "new", "--max-steps", 1)
+    assert outcome.code == 0, outcome.err
+    languages = json.loads((tmp_path / "new" / "config.json").read_text())["languages"]
+    assert languages == {"source": "de", "target": "en"}
+
+
+def test_text_that_has_moved_is_in_the_languages_that_it_was_in(train, mt, corpus, tmp_path):
+    run, moved = tmp_path / "run", [tmp_path / "one", tmp_path / "other"]
+    assert train(run, steps=2).code == 0
+    for path, language in zip(moved, ("en", "de"), strict=True):
+        shutil.copyfile(corpus / f"train.{language}", path)
+    assert mt("train", "--output", run, "--train", *moved, "--max-steps", 4).code == 0
+    assert tomllib.loads((run / "run.toml").read_text())["data"]["source_language"] == "en"
+
+
 def test_from_refuses_another_architecture(train_from):
     outcome, new = train_from("--set", "model.width=64")
     assert outcome.code == ExitCode.USAGE
@@ -1577,13 +1594,15 @@ def test_the_recipe_of_a_run_begun_from_another_repeats_it(train_from, mt, corpu
     assert (tmp_path / "new" / "run.toml").read_text().startswith(f"# Begun --from '{trained}': to repeat it")
 
 
-def test_the_recipe_of_a_run_begun_from_an_average_repeats_it(train_from, mt, trained, tmp_path):
+def test_the_recipe_of_a_run_begun_from_an_average_repeats_it(train_from, mt, run, tmp_path):
     mean = tmp_path / "mean"
-    assert mt("average", trained, "--last", 2, "--output", mean).code == 0
+    (run / "run.toml").write_text((run / "run.toml").read_text().replace("noise_rate = 0.0", "noise_rate = 0.2"))
+    assert mt("average", run, "--last", 2, "--output", mean).code == 0
     outcome, new = train_from("--from", mean, "--precision", "fp32")
     assert outcome.code == 0, outcome.err
-    recipes = [tomllib.loads((run / "run.toml").read_text()) for run in (trained, new)]
+    recipes = [tomllib.loads((each / "run.toml").read_text()) for each in (run, new)]
     assert recipes[0]["tokenizer"] == recipes[1]["tokenizer"]
+    assert [recipe["training"]["noise_rate"] for recipe in recipes] == [0.2, 0.2]
     outcome = mt("train", "--config", new / "run.toml", "--from", mean, "--output", tmp_path / "again")
     assert outcome.code == 0, outcome.err
     assert_same_training(tmp_path / "again", new)
