@@ -7,7 +7,7 @@ together.  A line of white space only, or of which the tokenizer leaves nothing,
 import logging
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from typing import TypedDict
@@ -134,8 +134,16 @@ class Translator:
         if self.workers:
             self.workers.close()
 
-    def translate(self, lines: Sequence[str], first_number: int | None = 1) -> list[Translation]:
-        """The translation of each line, in order; warnings count lines from `first_number`, None: there are none."""
+    def translate(
+        self,
+        lines: Sequence[str],
+        first_number: int | None = 1,
+        done: Callable[[float], None] | None = None,
+    ) -> list[Translation]:
+        """The translation of each line, in order; warnings count lines from `first_number`, None: there are none.
+
+        `done` is told after each batch how many lines it came to: the share of the sentences, as lines may be alike.
+        """
         number_of: dict[str, int | None] = {}
         numbers: Iterator[int | None] = repeat(None) if first_number is None else count(first_number)
         for number, line in zip(numbers, lines, strict=False):
@@ -150,6 +158,8 @@ class Translator:
         for batch, results in self.results(list(sentences.values())):
             for i, hypotheses in zip(batch, results, strict=True):
                 found[texts[i]] = hypotheses
+            if done:
+                done(len(lines) * len(batch) / len(sentences))
         nothing = [ScoredText("", 0.0, 0.0, 0)]
         return [Translation(line, found.get(line, nothing)) for line in lines]
 

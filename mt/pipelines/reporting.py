@@ -4,6 +4,7 @@ Where it is asked for, the numbers go to TensorBoard too.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,17 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from mt.files import append_text
+from mt.pipelines.pace import duration
 from mt.pipelines.tensorboard import Board
 from mt.training.budget import Progress as TrainingProgress
 
 Record = dict[str, Any]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words that fit a column: 45 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def training_line(record: Record) -> str:
@@ -103,7 +98,7 @@ class RunLog:
         self,
         path: Path,
         progress: TrainingProgress,
-        elapsed: Any,
+        elapsed: Callable[[], float],
         *,
         quiet: bool,
         total_steps: int,

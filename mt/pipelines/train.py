@@ -173,8 +173,11 @@ def provenance(prepared: PreparedRun, settings: Settings, texts: Texts, start: L
 
 
 def check_settings(settings: Settings) -> None:
-    """Build the recipe for made-up facts, so that what cannot be done is refused before any text is read."""
-    facts = CorpusFacts(pairs=10_000, target_tokens=100_000, vocabularies=(8_000, 8_000), languages=("", ""))
+    """Build the recipe for made-up facts, so that what cannot be done is refused before any text is read.
+
+    There is so much text in them that nothing is chosen that is for little of it, and might clash with what was said.
+    """
+    facts = CorpusFacts(pairs=10**7, target_tokens=10**8, vocabularies=(8_000, 8_000), languages=("", ""))
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
     config = resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
     if config.training.tensorboard:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,12 +27,14 @@ from mt.files import (
     can_be_replaced,
     check_output_text,
     checksum,
+    count_lines,
     decode_lines,
     open_binary,
     standard_input,
     standard_output,
 )
 from mt.model.products import prepare
+from mt.pipelines.pace import Pace
 from mt.pipelines.resumable import earlier_work, resumable_file
 from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
 from mt.pipelines.shards import Shard, launched_shard, lines_of
@@ -128,25 +131,22 @@ def translate(
             if not can_be_read_only_once(path):
                 open_binary(path).close()  # what cannot be read is told before the work
         translator = stack.enter_context(load_translator(request))
-        inputs = opened(files)
-        if not files:
-            # A reader of its own that nobody closes: closing one, as Python does with sys.stdin at exit, would wait for
-            # the thread that reads it, and that thread for input.
-            inputs = iter([(open(os.dup(standard_input().fileno()), "rb"), "standard input")])  # noqa: SIM115
+        inputs = opened(files) if files else arriving()
         if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
-            work, earlier = work_record(request, translator, files, form, shard), earlier_work(output)
-            if request.batch_tokens is None and work["batches"] and earlier | {"batches": work["batches"]} == work:
-                work["batches"] = [earlier["batches"][0], translator.processes]
-                translator.batch_tokens = earlier["batches"][0]  # though the memory that is free now suits another
+            work = work_record(request, translator, files, form, shard)
+            if request.batch_tokens is None:
+                take_over_batches(work, earlier_work(output), translator)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
             part = part[file.lines :]
-            for window in translated(translator, chunks(text_lines(inputs, part)), part.start, form):
+            pace = Pace(partial(lines_in, files, part))
+            for window in translated(translator, chunks(text_lines(inputs, part)), part.start, form, pace):
                 file.write(window, full=len(window) == WINDOW)
         else:
             stream = stack.enter_context(atomic_file(output) if output else standard_output())
             lines = text_lines(inputs, part)
             windows = chunks(lines) if files else arriving_windows(lines)
-            for window in translated(translator, windows, part.start, form):
+            pace = Pace(partial(lines_in, files, part)) if files else Pace()
+            for window in translated(translator, windows, part.start, form, pace):
                 stream.writelines(f"{line}\n" for line in window)
                 stream.flush()
 
@@ -159,10 +159,20 @@ def check(request: SearchRequest, files: list[Path], output: Path | None, form: 
         check_output_text(output, files)
 
 
-def translated(translator: Translator, windows: Iterable[list[str]], before: int, form: str) -> Iterator[list[str]]:
+def lines_in(files: list[Path], part: range) -> int | None:
+    """How many lines of the files are in this part; None where they cannot be counted."""
+    if any(map(can_be_read_only_once, files)):
+        return None
+    return len(range(sum(map(count_lines, files)))[part.start : part.stop])
+
+
+def translated(
+    translator: Translator, windows: Iterable[list[str]], before: int, form: str, pace: Pace
+) -> Iterator[list[str]]:
     """The translations of windows of lines, as they are written; so many lines of the input stand before the first."""
     for window in windows:
-        translations = translator.translate(window, first_number=before + 1)
+        is_text = pace.count or len(window) == WINDOW  # and not what somebody types, or a program hands on by and by
+        translations = translator.translate(window, first_number=before + 1, done=pace.add if is_text else None)
         yield [as_json(each) if form == "jsonl" else each.text for each in translations]
         before += len(window)
 
@@ -191,6 +201,16 @@ def work_record(
     }
 
 
+def take_over_batches(work: Values, earlier: Values, translator: Translator) -> None:
+    """Let the batches be those of an interrupted command that did the same work, so that it can be gone on with.
+
+    Without, the memory that is free now might make others.
+    """
+    if work["batches"] and earlier | {"batches": work["batches"]} == work:
+        translator.batch_tokens = earlier["batches"][0]
+        work["batches"] = [translator.batch_tokens, translator.processes]
+
+
 def model_record(run: RunFolder) -> Values:
     files = [run.model, run.config, *sorted(run.path.glob("*.model"))]
     return {path.name: checksum(path) for path in files}
@@ -201,6 +221,14 @@ def opened(files: list[Path]) -> Iterator[tuple[BinaryIO, str]]:
     for path in files:
         with open_binary(path) as stream:
             yield stream, str(path)
+
+
+def arriving() -> Iterator[tuple[BinaryIO, str]]:
+    """Standard input, by a reader of its own that nobody closes.
+
+    To close one, as Python does with sys.stdin at exit, would wait for the thread that reads it, and that for input.
+    """
+    yield open(os.dup(standard_input().fileno()), "rb"), "standard input"  # noqa: SIM115
 
 
 def text_lines(inputs: Iterator[tuple[BinaryIO, str]], part: range) -> Iterator[str]:

@@ -18,6 +18,7 @@ import torch
 from mt.decoding import translator as translator_module
 from mt.decoding.translator import ScoredText, Translation
 from mt.errors import ExitCode, Interrupted
+from mt.pipelines import pace
 from mt.pipelines import translate as pipeline
 
 LINES = b"one two three\nfour five six seven\neight\n"
@@ -109,6 +110,50 @@ def test_text_is_not_written_under_the_name_of_compressed_text(translate, tmp_pa
     assert outcome.err == (
         f"error: {tmp_path}/out{suffix} would be plain text\nhint:  name it without {suffix}, and compress it then\n"
     )
+
+
+@pytest.fixture
+def told_always(monkeypatch):
+    """Lets what is told twice a minute be told after each batch."""
+    monkeypatch.setattr(pace, "TELL_EVERY_SECONDS", 0.0)
+
+
+def counts(err: str) -> list[str]:
+    return re.findall(r"translated (.*) lines │ [\d,.]+ lines/s", err)
+
+
+def test_it_is_told_how_far_files_are_translated_and_how_long_the_rest_takes(
+    mt, trained, corpus, told_always, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(pipeline, "WINDOW", 6)
+    files = [tmp_path / name for name in ("one", "other")]
+    for path in files:
+        path.write_text("a\na\nb\nc\nd\n")
+    outcome = mt("translate", "--model", trained, "--beam", 1, "--threads", 1, *files)
+    assert counts(outcome.err) == ["6 of 10", "10 of 10"]
+    assert re.search(r"│ \d+ s left$", outcome.err, re.MULTILINE)
+
+
+def test_how_far_an_interrupted_file_is_translated_counts_what_was_left(interrupted, told_always):
+    _, again = interrupted()
+    assert counts(again().err) == ["8 of 12", "12 of 12"]  # 8 of 20 are done
+
+
+def test_of_standard_input_it_is_told_how_much_of_a_text_is_translated_and_nothing_of_single_lines(
+    mt, trained, told_always, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "WINDOW", 2)
+    text = ["translate", "--model", trained, "--beam", 1, "--threads", 1]
+    assert counts(mt(*text, stdin=b"a\n").err) == []
+    assert counts(mt(*text, stdin=b"a\nb\n").err) == ["2"]
+
+
+def test_a_pipe_is_not_read_to_be_counted(mt, trained, told_always, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=(LINES,), daemon=True).start()
+    outcome = mt("translate", "--model", trained, "--beam", 1, "--threads", 1, pipe)
+    assert (len(translations_of(outcome)), counts(outcome.err)) == (3, ["3"])
 
 
 def test_one_file_is_open_at_a_time(tmp_path):
@@ -215,9 +260,9 @@ def test_output_appears_whole_under_its_name(mt, trained, corpus, monkeypatch, t
     seen = []
     translate_window = pipeline.Translator.translate
 
-    def watched(self, lines, first_number=1):
+    def watched(self, lines, **more):
         seen.append((output.read_text(), partial.exists()))
-        return translate_window(self, lines, first_number)
+        return translate_window(self, lines, **more)
 
     monkeypatch.setattr(pipeline, "WINDOW", 8)
     monkeypatch.setattr(pipeline.Translator, "translate", watched)
@@ -236,10 +281,10 @@ def interrupted(mt, trained, corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "WINDOW", 8)
     translate_window = pipeline.Translator.translate
 
-    def stopping(self, lines, first_number=1):
+    def stopping(self, lines, first_number, **more):
         if first_number == 9:
             raise Interrupted("stopped")
-        return translate_window(self, lines, first_number)
+        return translate_window(self, lines, first_number, **more)
 
     def translated(*flags):
         arguments = ["translate", "--model", trained, corpus / "test.en", "--beam", 1, "--threads", 1, *flags]
@@ -326,9 +371,9 @@ def test_batches_of_another_work_are_not_taken_over(interrupted, tmp_path, monke
     monkeypatch.setattr(translator_module, "default_batch_tokens", lambda *about: 5_000)
     translate_window = pipeline.Translator.translate
 
-    def watched(self, lines, first_number=1):
+    def watched(self, lines, first_number, **more):
         used.append(self.batch_tokens)
-        return translate_window(self, lines, first_number)
+        return translate_window(self, lines, first_number, **more)
 
     monkeypatch.setattr(pipeline.Translator, "translate", watched)
     assert "are dropped (other search, batches)" in again("--length-penalty", 0.5).err
@@ -341,7 +386,7 @@ def test_of_a_text_that_cannot_be_read_to_its_end_nothing_is_promised(mt, traine
     lines = [str(number * number) for number in range(5_000)]
     damaged.write_bytes(gzip.compress("\n".join(lines).encode())[:-1_000])
 
-    def unchanged(self, lines, first_number=1):
+    def unchanged(self, lines, first_number, **more):
         return [Translation(line, [ScoredText(line, 0.0, 0.0, 1)]) for line in lines]
 
     monkeypatch.setattr(pipeline.Translator, "translate", unchanged)
@@ -480,10 +525,10 @@ def stopped_part(translate_files, monkeypatch, tmp_path):
     """The second half of the three files, stopped in its second window: lines 10 to 12 of 20 are done."""
     translate_window = pipeline.Translator.translate
 
-    def stopping(self, lines, first_number=1):
+    def stopping(self, lines, first_number, **more):
         if first_number == 13:
             raise Interrupted("stopped")
-        return translate_window(self, lines, first_number)
+        return translate_window(self, lines, first_number, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.Translator, "translate", stopping)
@@ -496,9 +541,9 @@ def test_an_interrupted_part_goes_on_where_it_stopped(stopped_part, translate_fi
     numbers = []
     translate_window = pipeline.Translator.translate
 
-    def watched(self, lines, first_number=1):
+    def watched(self, lines, first_number, **more):
         numbers.append(first_number)
-        return translate_window(self, lines, first_number)
+        return translate_window(self, lines, first_number, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.Translator, "translate", watched)
@@ -649,11 +694,11 @@ def test_a_part_that_is_done_is_not_done_anew_when_another_was_stopped(
     whole, numbers = translate_files().out, []
     translate_window = pipeline.Translator.translate
 
-    def stopping(self, lines, first_number=1):
+    def stopping(self, lines, first_number, **more):
         numbers.append(first_number)
         if first_number == stop_at:
             raise Interrupted("stopped")
-        return translate_window(self, lines, first_number)
+        return translate_window(self, lines, first_number, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.Translator, "translate", stopping)
