@@ -43,7 +43,7 @@ class CorpusFiles:
     source: Path | None = None
     target: Path | None = None
     tsv: Path | None = None
-    weight: float = 1.0  # how often its pairs are drawn, relative to those of a corpus of weight 1
+    weight: float = 1.0  # how often an epoch contains each of its pairs
 
     def __post_init__(self) -> None:
         if (self.tsv is None) == (self.source is None) or (self.source is None) != (self.target is None):

@@ -1,6 +1,7 @@
 """The numbers that fix a Transformer's shape, and the sizes that ship with names.
 
-The presets base and big are those of Vaswani et al. 2017, table 3; tiny is that of Wu et al. 2021 for 29,000 pairs.
+The presets base and big are those of Vaswani et al. 2017, table 3; tiny is that of
+Wu et al. 2021 ("Good for misconceived reasons") for 29,000 pairs.
 """
 
 from dataclasses import dataclass
