@@ -97,9 +97,10 @@ class Measurement:
 
     def beside(self, peer: str, preset: str, beams: str) -> None:
         """What `translate.py` measures beside a peer, where that is installed."""
-        if found({"hf": "transformers"}.get(peer, peer)) is None:
-            return
         name = f"{preset} beside {peer}, beam {beams}"
+        if found({"hf": "transformers"}.get(peer, peer)) is None:
+            self.parts.failed[name] = "is not installed"
+            return
         output, lines = self.folder / name, self.plan.lines_of_hf if peer == "hf" else self.plan.lines
         command = [translate.__file__, "--model", self.folder / preset, "--output", output, "--engines", f"mt,{peer}"]
         command += ["--source", self.source, "--reference", self.reference, "--lines", lines, "--beams", beams]
@@ -124,7 +125,7 @@ def enough(corpus: list[Path], wanted: int) -> list[list[str]]:
 def measure_all(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The tests, then the rest in the order of what is worth most; what was not reached, or failed, is named."""
     measurement = Measurement(options, folder)
-    chosen = ["tests/decoding", "tests/pipelines/test_translate.py", "-k", "cuda"]
+    chosen = ["tests/decoding", "tests/pipelines/test_train.py", "-k", "cuda or one_launch or on_each_device"]
     tests = measurement.parts.tests(*(["tests/decoding/test_shortlist.py"] if options.smoke else chosen))
     has_base = measurement.train("base")
     if has_base:

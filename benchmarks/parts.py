@@ -1,9 +1,12 @@
 """Measuring on a CUDA machine in one command: parts with a limit of time each, so that every one has its turn."""
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +41,21 @@ class Parts:
         return max(0.0, min(self.most, self.until - time.monotonic()))
 
     def finished(self, *command: object) -> "subprocess.CompletedProcess[str] | None":
-        """Run Python with these arguments in the root of the repository; None where the time was too short."""
-        words = [sys.executable, *map(str, command)]
-        seconds = self.seconds()
+        """Run Python with these arguments in the root of the repository; None where the time was too short.
+
+        With it end all processes that it has started: they would run beside the next part, and hold memory.
+        """
+        words, seconds = [sys.executable, *map(str, command)], self.seconds()
+        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True)
         try:
-            return subprocess.run(
-                words, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", timeout=seconds, check=False
-            )
+            printed, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return subprocess.CompletedProcess(words, process.returncode, printed)
 
     def run(self, name: str, *command: object) -> str | None:
         """What a part prints that is run by Python with these arguments; None where it did not come to its end."""

@@ -138,8 +138,8 @@ class BatchSampler:
     """Cuts a corpus into updates of about `batch_tokens` real target tokens, sentences of like length together.
 
     `weights` holds, for each sentence, how often an epoch contains it: 2.5 means twice, and a third time with
-    a probability of a half.  The first `bidirectional_epochs` hold all pairs of a `BothWays`, later ones its first half: the pairs
-    as they stand.
+    a probability of a half.  The first `bidirectional_epochs` hold all pairs of a `BothWays`, later ones its first
+    half: the pairs as they stand.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,25 +112,23 @@ class History:
 
         All that is read here a GPU is waited for, once per group of finished sentences and not per token.
         """
-        beams = beams.select(sentences)
-        longest = int(beams.ended_lengths.max())
-        tokens = self.tokens[:longest, sentences].tolist()
-        parents = self.parents[:longest, sentences].tolist()
-        scores, normalized = beams.ended_scores.tolist(), beams.ended.tolist()
-        lengths, last = beams.ended_lengths.tolist(), beams.ended_parents.tolist()
-        found: list[list[Hypothesis]] = []
-        for b in range(len(sentences)):
-            found.append([])
-            for k in range(rules.wanted):
-                if normalized[b][k] == -torch.inf:
-                    continue
-                ids, beam = [], last[b][k]
-                for position in range(lengths[b][k] - 2, -1, -1):  # the last token, </s>, is in no history
-                    ids.append(tokens[position][b][beam])
-                    beam = parents[position][b][beam]
-                ranked = (scores[b][k], normalized[b][k]) if rules.scored else (math.nan, math.nan)
-                found[b].append(Hypothesis(ids[::-1], *ranked))
-        return found
+        wanted = (beams.ended_scores, beams.ended, beams.ended_lengths, beams.ended_parents)
+        scores, normalized, lengths, beam = (x[sentences, : rules.wanted].cpu().numpy() for x in wanted)
+        longest = int(lengths.max())
+        tokens, parents = (x[:longest, sentences].cpu().numpy() for x in (self.tokens, self.parents))
+        row = np.arange(len(lengths))[:, None]
+        ids = np.zeros((*lengths.shape, longest), dtype=np.int64)
+        for position in reversed(range(longest)):
+            ids[..., position] = tokens[position, row, beam]
+            # A hypothesis is followed from its last token but one on: the last, </s>, is in no history.
+            beam = np.where(position < lengths - 1, parents[position, row, beam], beam)
+
+        def hypothesis(ids: list[int], length: int, score: float, normalized: float) -> Hypothesis:
+            ranked = (score, normalized) if rules.scored else (math.nan, math.nan)
+            return Hypothesis(ids[: length - 1], *ranked)
+
+        every = zip(*(x.tolist() for x in (ids, lengths, scores, normalized)), strict=True)
+        return [[hypothesis(*one) for one in zip(*each, strict=True) if one[-1] > -math.inf] for each in every]
 
 
 def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:

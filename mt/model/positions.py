@@ -33,8 +33,8 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     By complex numbers (T, D/2) points are turned whose numbers are neighbours: see `as_neighbours`.
     """
     if rotation.is_complex():
-        points = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (N, T, H, D/2)
-        return torch.view_as_real(points * rotation.unsqueeze(1)).flatten(-2)
+        points = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (N, T, H, D/2)
+        return torch.view_as_real(points * rotation.unsqueeze(1)).flatten(-2).to(x.dtype)
     cosines, sines = rotation.unsqueeze(2).unbind(1)  # each (T, 1, D)
     own = x.float()
     other = own.roll(x.size(-1) // 2, dims=-1)  # of each point the other number

@@ -111,10 +111,10 @@ def prepare(model: Transformer, precision: str) -> None:
 
 @torch.no_grad()
 def put_together(model: Transformer, kind: type[nn.Module]) -> None:
-    """Let self-attention project its input at once, and turn queries and keys at once, complex numbers in float32."""
+    """Let self-attention project its input at once, and turn queries and keys at once, as complex numbers."""
     width, heads = model.config.width, model.config.heads
     order = torch.arange(3 * width)  # of the numbers of queries, keys and values
-    if model.rotations is not None and kind is not Bfloat16Linear:  # of which no complex numbers can be made
+    if model.rotations is not None:
         order[: 2 * width] = order_of_neighbours(2 * heads, width // heads)
         model.rotations = as_neighbours(model.rotations)
     for layer in cast(list[EncoderLayer | DecoderLayer], [*model.encoder, *model.decoder]):
