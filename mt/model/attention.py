@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt.model.dropout import drop
-from mt.model.packing import SHORTEST_ROW, Packing
+from mt.model.packing import ROW_MULTIPLE, SHORTEST_ROW, Packing
 from mt.model.positions import rotate
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, H, S, D)
@@ -37,9 +37,16 @@ def fused(
 
 
 def hiding(bias: Tensor) -> Tensor:
-    """A bias (..., keys) that also hides keys which fill up those that it is for, where these are few."""
+    """A bias (..., keys) that also hides keys which fill up those that it is for, where these are few; `aligned`."""
     missing = SHORTEST_ROW[bias.device.type] - bias.size(-1)
-    return F.pad(bias, (0, missing), value=-torch.inf) if missing > 0 else bias
+    return aligned(F.pad(bias, (0, missing), value=-torch.inf) if missing > 0 else bias)
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """The same bias (..., keys), its rows so far apart that CUDA's kernels need not copy it in every layer."""
+    keys = bias.size(-1)
+    missing = -keys % ROW_MULTIPLE[bias.device.type]
+    return F.pad(bias, (0, missing))[..., :keys] if missing else bias
 
 
 def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal: bool) -> Tensor:

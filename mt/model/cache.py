@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from mt.model.attention import KeysValues, hiding
+from mt.model.attention import KeysValues, aligned, hiding
 from mt.model.packing import SHORTEST_ROW
 
 Place: TypeAlias = slice | Tensor  # positions of tokens, as an index of tables of positions
@@ -159,7 +159,7 @@ class DecoderState:
             (rows_of(keys, sentences, moved), rows_of(values, sentences, moved)) for keys, values in self.memory
         ]
         if self.memory_bias is not None:
-            self.memory_bias = self.memory_bias.index_select(0, sentences)
+            self.memory_bias = aligned(self.memory_bias.index_select(0, sentences))
         if self.past_bias is not None:
             self.past_bias = self.past_bias.index_select(0, sentences)
 

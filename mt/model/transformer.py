@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mt.model.attention import MultiHeadAttention
+from mt.model.attention import MultiHeadAttention, aligned
 from mt.model.cache import DecoderState, Place
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
@@ -84,6 +84,7 @@ class Transformer(nn.Module):
             mask = packing.mask
         if mask is not None:
             bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
+            bias = aligned(as_factor(bias))
         place = packing.positions if packing else slice(source.size(1))
         x = self.embed(self.source_embedding, source, place, packing)  # (B, S, E)
         rotation = self.rotation(place)

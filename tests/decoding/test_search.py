@@ -17,7 +17,9 @@ from mt.decoding import search as module
 from mt.decoding.search import BATCH_SIZES, SearchConfig, next_logits, parted, search
 from mt.decoding.steps import Beams, Rules, beam_step, best_sums, greatest, greedy_step, settled, step
 from mt.errors import ConfigError
+from mt.model.attention import fused
 from mt.model.cache import DecoderState
+from mt.model.packing import ROW_MULTIPLE, SHORTEST_ROW
 from mt.model.products import prepare
 from mt.model.transformer import Transformer
 from tests.decoding.made_up import (
@@ -488,6 +490,29 @@ def test_nobody_waits_for_a_token(device, monkeypatch, beam, positions):
     assert done == [name for place, name in parts if beam > 1 or place is not DecoderState] * 8 + [
         name for place, name in parts if place is not DecoderState
     ]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_where_kernels_want_aligned_rows_they_are_given_no_others(device, monkeypatch, beam):
+    """As CUDA's do, which would copy a bias with other rows in every layer at every token."""
+    monkeypatch.setitem(ROW_MULTIPLE, device.type, 8)
+    monkeypatch.setitem(SHORTEST_ROW, device.type, 1)
+    model, sentences = random_model(1, device), random_sentences(6)
+    limits, steps = [12] * 6, []
+
+    def watched(queries, keys, values, bias, causal, dropout):
+        if bias is not None:
+            assert [stride % 8 for stride in bias.stride()[:-1]] == [0] * (bias.dim() - 1)
+            steps.append(bias.shape)
+        return fused(queries, keys, values, bias, causal, dropout)
+
+    for layer in (*model.encoder, *model.decoder):
+        for attention in (layer.self_attention, getattr(layer, "cross_attention", layer.self_attention)):
+            attention.kernel = watched
+    found = search_all([model], sentences, limits, device, beam=beam)
+    assert len(steps) > 12
+    monkeypatch.undo()
+    assert_same(found, search_all([random_model(1, device)], sentences, limits, device, beam=beam))
 
 
 def test_an_ensemble_of_a_model_and_itself_equals_the_model(device):
