@@ -91,8 +91,11 @@ def ladder(options: argparse.Namespace) -> list[Rung]:
 def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """The tests, a run, then each rung as long as there is time; what was not reached, or failed, is named."""
     parts = Parts(options.seconds, options.part_seconds)
-    chosen = ["tests/model/test_positions.py"] if options.smoke else ["tests/model", "tests/training", "-k", "cuda"]
-    record: dict[str, Any] = {"tests": parts.tests(*chosen), "run": short_run(options, parts), "results": []}
+    chosen = ["tests/model", "tests/training", "-k", "cuda and not compiled"]
+    tests = {"tests": parts.tests(*(["tests/model/test_positions.py"] if options.smoke else chosen))}
+    if not options.smoke:
+        tests["tests of compiled layers"] = parts.tests("tests/training/test_compiled.py", "-k", "cuda")
+    record: dict[str, Any] = {**tests, "run": short_run(options, parts), "results": []}
     for rung in ladder(options):
         printed = parts.run(rung.name, __file__, "--rung", json.dumps(asdict(rung)))
         if printed:

@@ -77,6 +77,7 @@ class Measurement:
             write_text(path, "".join(f"{line}\n" for line in lines))
         self.parts = Parts(options.seconds, options.part_seconds)
         self.results: dict[str, dict[str, Any]] = {}
+        self.absent: set[str] = set()  # packages of peers
 
     def train(self, preset: str) -> bool:
         """Whether a model of this shape is ready."""
@@ -97,10 +98,11 @@ class Measurement:
 
     def beside(self, peer: str, preset: str, beams: str) -> None:
         """What `translate.py` measures beside a peer, where that is installed."""
-        name = f"{preset} beside {peer}, beam {beams}"
-        if found({"hf": "transformers"}.get(peer, peer)) is None:
-            self.parts.failed[name] = "is not installed"
+        package = {"hf": "transformers"}.get(peer, peer)
+        if found(package) is None:
+            self.absent.add(package)
             return
+        name = f"{preset} beside {peer}, beam {beams}"
         output, lines = self.folder / name, self.plan.lines_of_hf if peer == "hf" else self.plan.lines
         command = [translate.__file__, "--model", self.folder / preset, "--output", output, "--engines", f"mt,{peer}"]
         command += ["--source", self.source, "--reference", self.reference, "--lines", lines, "--beams", beams]
@@ -123,7 +125,7 @@ def enough(corpus: list[Path], wanted: int) -> list[list[str]]:
 
 
 def measure_all(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The tests, then the rest in the order of what is worth most; what was not reached, or failed, is named."""
+    """The tests, then the rest in the order of what is worth most; what is absent, failed or not reached is named."""
     measurement = Measurement(options, folder)
     chosen = ["tests/decoding", "tests/pipelines/test_train.py", "-k", "cuda or one_launch or on_each_device"]
     tests = measurement.parts.tests(*(["tests/decoding/test_shortlist.py"] if options.smoke else chosen))
@@ -139,7 +141,13 @@ def measure_all(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if has_base:
         measurement.beside("ctranslate2", "base", "5")
     parts = measurement.parts
-    return {"tests": tests, "results": measurement.results, "failed": parts.failed, "not_reached": parts.not_reached}
+    return {
+        "tests": tests,
+        "results": measurement.results,
+        "absent": sorted(measurement.absent),
+        "failed": parts.failed,
+        "not_reached": parts.not_reached,
+    }
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -149,7 +157,8 @@ def summary(result: dict[str, Any]) -> str:
 def table(record: dict[str, Any]) -> str:
     """The results of each part, and which are missing."""
     rows = [f"{name}\n{summary(result)}" for name, result in record["results"].items()]
-    return "\n\n".join([f"tests: {record['tests']}", *rows, *missing(record)])
+    absent = [f"not installed: {package}" for package in record["absent"]]
+    return "\n\n".join([f"tests: {record['tests']}", *rows, *absent, *missing(record)])
 
 
 def main() -> None:

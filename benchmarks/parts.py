@@ -49,7 +49,8 @@ class Parts:
         process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True)
         try:
             printed, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
+            print((error.stdout or b"").decode(errors="replace"), file=sys.stderr)  # how far it came
             return None
         finally:
             with suppress(ProcessLookupError):

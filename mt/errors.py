@@ -61,8 +61,8 @@ class Interrupted(MTError):
     exit_code = ExitCode.INTERRUPTED
 
 
-# What torch says in a RuntimeError: its allocator of the CPU's memory, the same on Windows, and cuBLAS.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What torch says in a RuntimeError: its allocator of the CPU's memory, the same on Windows, cuBLAS, CUDA and Triton.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -34,8 +34,8 @@ class PackedSentences:
     seen: Tensor | None = None  # (1, M) 0 where a token's embedding is cut off, else 1; None: all are seen
 
     def to(self, device: torch.device) -> "PackedSentences":
-        seen = None if self.seen is None else moved(self.seen, device)
-        return replace(self, ids=moved(self.ids, device), lengths=moved(self.lengths, device), seen=seen)
+        seen = None if self.seen is None else to_device(self.seen, device)
+        return replace(self, ids=to_device(self.ids, device), lengths=to_device(self.lengths, device), seen=seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """This batch on another device; towards CUDA the copies are asynchronous."""
-        return Batch(self.source.to(device), self.target_input.to(device), moved(self.target, device))
+        return Batch(self.source.to(device), self.target_input.to(device), to_device(self.target, device))
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -110,7 +110,7 @@ class Update:
     position: int  # updates done of the epoch
 
 
-Place: TypeAlias = tuple[int, int]  # an epoch, and how many of its updates come before
+EpochPosition: TypeAlias = tuple[int, int]  # an epoch, and how many of its updates come before
 DRAWN_AT_A_TIME = 1 << 20  # sentences whose copies are counted: several numbers for each would fill memory
 
 
@@ -214,7 +214,7 @@ class BatchSampler:
         )
         return [max(updates, key=weight) for weight in weights]
 
-    def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, Place, Place]]:
+    def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, EpochPosition, EpochPosition]]:
         """Endless updates from update `position` of `epoch` on, each with its own place and the one that follows."""
         while True:
             updates = self.epoch(epoch)
@@ -270,7 +270,7 @@ class Batcher:
     def updates(self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int) -> Iterator[Update]:
         """What `sampler.updates` yields, as tensors; for a GPU they are made while it computes."""
 
-        def made(indices: np.ndarray, place: Place, next_place: Place) -> Update:
+        def made(indices: np.ndarray, place: EpochPosition, next_place: EpochPosition) -> Update:
             pairs, indices = self.as_learned(indices, place)
             tokens = int(pairs.target.lengths[indices].sum())
             return Update(self.own_parts(pairs, indices, micro_batch_tokens), tokens, *next_place)
@@ -284,7 +284,7 @@ class Batcher:
         learned = [self.as_learned(indices, (epoch, number)) for number, indices in enumerate(updates)]
         return [part for pairs, indices in learned for part in self.own_parts(pairs, indices, micro_batch_tokens)]
 
-    def as_learned(self, indices: np.ndarray, place: Place) -> tuple[Pairs, np.ndarray]:
+    def as_learned(self, indices: np.ndarray, place: EpochPosition) -> tuple[Pairs, np.ndarray]:
         """Where an update's sentences are found, varied for its place in training, and their numbers there."""
         if not self.variation:
             return self.corpus, indices

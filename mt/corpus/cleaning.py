@@ -109,7 +109,7 @@ class Overlap:
     of: int
 
 
-class Side(NamedTuple):
+class SideStatistics(NamedTuple):
     """The source or target column in numbers, one of each kind for each line."""
 
     hashes: NDArray[np.uint64]
@@ -164,7 +164,7 @@ def check_pairs(pairs: Iterable[Pair], rules: CleaningRules) -> Report:
     )
 
 
-def measure_pairs(pairs: Iterable[Pair], *, closely: bool) -> tuple[Side, Side]:
+def measure_pairs(pairs: Iterable[Pair], *, closely: bool) -> tuple[SideStatistics, SideStatistics]:
     sources, targets = Columns(closely), Columns(closely)
     remaining = iter(pairs)
     while chunk := list(islice(remaining, CHUNK_PAIRS)):
@@ -175,7 +175,7 @@ def measure_pairs(pairs: Iterable[Pair], *, closely: bool) -> tuple[Side, Side]:
 
 
 class Columns:
-    """A `Side` that grows in place."""
+    """A `SideStatistics` that grows in place."""
 
     def __init__(self, closely: bool) -> None:
         self.closely = closely
@@ -193,8 +193,8 @@ class Columns:
             self.few_letters.extend(map(has_few_letters, lines))
             self.digits.extend(map(digits_of, lines))
 
-    def side(self) -> Side:
-        return Side(
+    def side(self) -> SideStatistics:
+        return SideStatistics(
             hashes=np.asarray(self.hashes),
             characters=np.asarray(self.characters),
             words=np.asarray(self.words),
@@ -263,7 +263,7 @@ def finding_of(rule: str, mask: Mask, *, dropped: bool) -> Finding:
     return Finding(rule=rule, count=len(rows), dropped=dropped, examples=examples)
 
 
-def warnings(source: Side, target: Side, identical: int, kept: int) -> Iterator[str]:
+def warnings(source: SideStatistics, target: SideStatistics, identical: int, kept: int) -> Iterator[str]:
     if identical > MANY_IDENTICAL * kept:
         yield (
             f"{identical:,} of {kept:,} pairs have a target equal to their source: are they translated, and are the two"

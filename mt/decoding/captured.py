@@ -105,7 +105,8 @@ class CapturedSearches:
     """`search` for few sentences at a time, by graphs that are captured when first needed and kept.
 
     On the CPU, where there are no graphs, steps are taken one by one: the slow twin.  Under autocast models must have
-    been made ready (`mt.model.products.prepare`): weights that autocast casts are gone when a graph reads them again.
+    been through `mt.model.products.prepare_to_translate`: weights that autocast casts are gone when a graph reads them
+    again.
     """
 
     def __init__(

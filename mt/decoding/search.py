@@ -131,7 +131,7 @@ class History:
         return [[hypothesis(*one) for one in zip(*each, strict=True) if one[-1] > -math.inf] for each in every]
 
 
-def parted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+def compacted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
     """Which sentences of a batch stay and which leave: all in the last step, else the settled that no size needs.
 
     Those that stay keep their places, but for the last ones, which go where others have left.
@@ -222,7 +222,7 @@ def search(
         history.append(beams, length)
         last = length + 1 == max(limits)
         if last or (length + 1) % ASK_EVERY[device.type] == 0:
-            staying, leaving = parted(beams.settled.cpu(), last)  # sync
+            staying, leaving = compacted(beams.settled.cpu(), last)  # sync
             if len(leaving):
                 found = history.hypotheses(beams, leaving.to(device, non_blocking=True), rules)
                 for sentence, hypotheses in zip(searching[leaving].tolist(), found, strict=True):

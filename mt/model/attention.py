@@ -83,7 +83,7 @@ def explicit_in_float32(
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of H heads of size D between projections, which are called apart: see `of_itself` and `forward`."""
+    """H heads of size D.  Callers project queries apart from keys and values, so that these can be cached."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.key_value(x).chunk(2, dim=-1)
         return self.split(self.turned(keys, rotation), packing), self.split(values, packing)
 
-    def of_itself(
+    def queries_keys_values(
         self, x: Tensor, packing: Packing | None = None, rotation: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
         """The queries of x, and its keys and values."""

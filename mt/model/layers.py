@@ -16,7 +16,7 @@ from mt.model.dropout import Dropout
 from mt.model.packing import Packing
 
 
-def as_factor(x: Tensor) -> Tensor:
+def cast_for_products(x: Tensor) -> Tensor:
     """x in the type that products take under autocast: cast once for all products that it enters."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
@@ -49,7 +49,7 @@ class Residual(nn.Module):
         """(N, T, E) -> (N, T, E)."""
         # What is added is cast first: to add two types costs a CPU many times more.
         if self.norm_first:
-            return x + self.dropout(sublayer(as_factor(self.norm(x)))).to(x.dtype)
+            return x + self.dropout(sublayer(cast_for_products(self.norm(x)))).to(x.dtype)
         return self.norm(x + self.dropout(sublayer(x)).to(x.dtype))
 
 
@@ -68,11 +68,11 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """(B, S, E) -> (B, S, E), or packed (1, M, E) -> (1, M, E), with bias (B, 1, 1, S) or None."""
 
-        def look_around(y: Tensor) -> Tensor:
-            queries, keys_values = self.self_attention.of_itself(y, packing, rotation)
+        def self_attend(y: Tensor) -> Tensor:
+            queries, keys_values = self.self_attention.queries_keys_values(y, packing, rotation)
             return self.self_attention.attend(queries, keys_values, bias, packing=packing)
 
-        x = self.around_self_attention(x, look_around)
+        x = self.around_self_attention(x, self_attend)
         return self.around_feed_forward(x, self.feed_forward)
 
 
@@ -104,15 +104,15 @@ class DecoderLayer(nn.Module):
         Or whole sentences packed: (1, M, E) -> (1, M, E).
         """
 
-        def look_back(y: Tensor) -> Tensor:
-            queries, keys_values = self.self_attention.of_itself(y, packing, rotation)
+        def masked_self_attend(y: Tensor) -> Tensor:
+            queries, keys_values = self.self_attention.queries_keys_values(y, packing, rotation)
             if past is not None:
                 return self.self_attention.attend(queries, past.extend(keys_values), past_bias)
             return self.self_attention.attend(queries, keys_values, causal=True, packing=packing)
 
-        def look_across(y: Tensor) -> Tensor:
+        def cross_attend(y: Tensor) -> Tensor:
             return self.cross_attention(y, memory, memory_bias, packing=packing)
 
-        x = self.around_self_attention(x, look_back)
-        x = self.around_cross_attention(x, look_across)
+        x = self.around_self_attention(x, masked_self_attend)
+        x = self.around_cross_attention(x, cross_attend)
         return self.around_feed_forward(x, self.feed_forward)

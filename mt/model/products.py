@@ -1,7 +1,7 @@
 """Products with weights, made ready for translating: packed for oneDNN, in 8-bit integers, or rounded to bfloat16.
 
-`prepare` puts these modules in place of a model's linear layers.  Training knows nothing of them: they have no
-gradient.
+`prepare_to_translate` puts these modules in place of a model's linear layers.  Training knows nothing of them: they
+have no gradient.
 
 Shapes: any leading dimensions, I inputs, O outputs.
 """
@@ -81,7 +81,7 @@ class Bfloat16Linear(nn.Module):
         return F.linear(x.bfloat16(), self.weight, self.bias)
 
 
-def prepare(model: Transformer, precision: str) -> None:
+def prepare_to_translate(model: Transformer, precision: str) -> None:
     """Let the model multiply by what is fastest on its device in this precision; its linear layers are given up.
 
     Raises `DeviceError` where PyTorch cannot multiply 8-bit integers.

@@ -20,7 +20,7 @@ from mt.model.attention import MultiHeadAttention, aligned
 from mt.model.cache import DecoderState, Place
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
-from mt.model.layers import DecoderLayer, EncoderLayer, as_factor
+from mt.model.layers import DecoderLayer, EncoderLayer, cast_for_products
 from mt.model.packing import Packing
 from mt.model.positions import rotations, sinusoids
 
@@ -84,13 +84,13 @@ class Transformer(nn.Module):
             mask = packing.mask
         if mask is not None:
             bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
-            bias = aligned(as_factor(bias))
+            bias = aligned(cast_for_products(bias))
         place = packing.positions if packing else slice(source.size(1))
         x = self.embed(self.source_embedding, source, place, packing)  # (B, S, E)
         rotation = self.rotation(place)
         for layer in self.encoder:
             x = layer(x, bias, packing, rotation)
-        x = as_factor(self.encoder_norm(x))
+        x = cast_for_products(self.encoder_norm(x))
         layers = cast(list[DecoderLayer], list(self.decoder))
         return DecoderState([layer.cross_attention.keys_values(x, packing) for layer in layers], bias)
 
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
 
     def projection_to(self, candidates: Tensor) -> Callable[[Tensor], Tensor]:
         """The projection to some ids (C,) of the vocabulary, computed as that to all of it; for a state to carry."""
-        rows = as_factor(self.output_weight[candidates])  # once, and not at every token
+        rows = cast_for_products(self.output_weight[candidates])  # once, and not at every token
         return type(self.projection)(rows, None) if self.projection else partial(nn.functional.linear, weight=rows)
 
     def decode(self, ids: Tensor, state: DecoderState) -> Tensor:

@@ -126,7 +126,7 @@ class Ranks:
         names = ", ".join(str(rank) for rank in sorted(missing))
         return f"rank {names} of {self.count} does not answer" if missing else "the connection between ranks broke"
 
-    def most(self, *values: float) -> list[float]:
+    def maximum(self, *values: float) -> list[float]:
         """Of each value the greatest that a rank has."""
         if self.count == 1:
             return list(values)
@@ -134,7 +134,7 @@ class Ranks:
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return shared.tolist()
 
-    def total(self, *values: float) -> list[float]:
+    def sum(self, *values: float) -> list[float]:
         """Of each value the sum over the ranks."""
         if self.count == 1:
             return list(values)
@@ -142,11 +142,11 @@ class Ranks:
         distributed.all_reduce(shared)
         return shared.tolist()
 
-    def own(self, items: list[Value]) -> list[Value]:
+    def share(self, items: list[Value]) -> list[Value]:
         """Every so manieth item, which are this rank's."""
         return items[self.rank :: self.count]
 
-    def together(self, items: list[Value]) -> list[Value]:
+    def gather(self, items: list[Value]) -> list[Value]:
         """What all ranks made of their own items, in the order of all."""
         if self.count == 1:
             return items
@@ -278,7 +278,7 @@ class SharedClock(Clock):
 
     def agree(self, stop: bool = False) -> bool:
         """Agree on the time, and on whether to stop: all do when one of them would."""
-        self.agreed, stopping = self.ranks.most(super().elapsed(), stop)
+        self.agreed, stopping = self.ranks.maximum(super().elapsed(), stop)
         return bool(stopping)
 
     def elapsed(self) -> float:

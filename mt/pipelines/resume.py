@@ -159,7 +159,7 @@ def raised(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
     return any(b and (not n or n > b) for b, n in zip(before, now, strict=True))
 
 
-def moved(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
+def limits_changed(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
     """Whether a limit of steps or minutes that there was is now another one, or gone."""
     return any(b and n != b for b, n in zip(before, now, strict=True))
 
@@ -197,7 +197,7 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
                 f"every checkpoint in {checkpoints.folder} is damaged", "start anew: --overwrite, or another --output"
             )
         stopped = checkpoints.state(last)
-        chosen, changed = last, moved(limits(stopped), limits_now)
+        chosen, changed = last, limits_changed(limits(stopped), limits_now)
         if changed:
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)

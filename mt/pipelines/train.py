@@ -322,7 +322,7 @@ def micro_batch_tokens(
         return said
     share = -(-config.data.batch_tokens // ranks.count)
     found = tokens_that_fit(updater, partial(batcher.parts_of, sampler.extremes()), share)
-    return -int(ranks.most(-found)[0])
+    return -int(ranks.maximum(-found)[0])
 
 
 def make_updater(

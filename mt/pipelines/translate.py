@@ -33,7 +33,7 @@ from mt.files import (
     standard_input,
     standard_output,
 )
-from mt.model.products import prepare
+from mt.model.products import prepare_to_translate
 from mt.pipelines.pace import Pace
 from mt.pipelines.resumable import earlier_work, resumable_file
 from mt.pipelines.run_folder import RunFolder, load_model, load_shortlist
@@ -82,7 +82,7 @@ def load_translator(request: SearchRequest) -> Translator:
                     "an ensemble needs models trained with one tokenizer: mt train --tokenizer",
                 )
     for each in loaded:
-        prepare(each.model.to(compute.device), compute.precision)
+        prepare_to_translate(each.model.to(compute.device), compute.precision)
     return Translator(
         [each.model for each in loaded],
         first.tokenizers,

@@ -22,7 +22,7 @@ from mt.pipelines.recipe import RunConfig
 from mt.pipelines.run_folder import RunFolder
 from mt.training.budget import Progress, Record
 from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors, sound_steps
-from mt.training.compiled import as_written
+from mt.training.compiled import uncompiled
 from mt.training.loop import Trainer
 from mt.training.update import batch_loss
 
@@ -62,11 +62,11 @@ class Validation:
         self.batcher = Batcher(data.valid, prepared.specials, compute.device)
 
     def __call__(self) -> Record:
-        with as_written():
+        with uncompiled():
             beam = self.prepared.config.validation.beam
             own = self.translate(replace(self.prepared.decoding, beam=beam, scored=False))
             loss = self.loss()
-        translations = self.ranks.together([translation.text for translation in own])
+        translations = self.ranks.gather([translation.text for translation in own])
         if self.ranks.first:
             self.write_samples(translations)
         record = {"loss": loss, **self.scores(translations, "bleu", "chrf")}
@@ -85,7 +85,7 @@ class Validation:
             knows_capitals=self.prepared.knows_capitals,
             threads=threads,
         )
-        return translator.translate(self.ranks.own(self.sources), first_number=None)
+        return translator.translate(self.ranks.share(self.sources), first_number=None)
 
     def scores(self, translations: list[str], *metrics: str) -> dict[str, float]:
         return quick_scores(translations, self.references, self.prepared.config.data.target_language, metrics)
@@ -96,11 +96,11 @@ class Validation:
         A search with that penalty would rank first what is among the hypotheses anyway, nearly always.
         """
         search = self.prepared.decoding
-        with as_written():
+        with uncompiled():
             own = self.translate(replace(search, nbest=search.beam))
 
         def ranked(penalty: float) -> list[str]:
-            return self.ranks.together([translation.ranked_by(penalty).text for translation in own])
+            return self.ranks.gather([translation.ranked_by(penalty).text for translation in own])
 
         scores = {penalty: self.scores(ranked(penalty), metric)[metric] for penalty in LENGTH_PENALTIES}
         self.clock.agree()  # on how long it took
@@ -110,12 +110,12 @@ class Validation:
     def loss(self) -> float:
         """Cross-entropy without smoothing, in nats per target token."""
         total, tokens = 0.0, 0.0
-        for indices in self.ranks.own(self.batches):
+        for indices in self.ranks.share(self.batches):
             batch = self.batcher.batch(indices)
             with self.compute.autocast():
                 total += batch_loss(self.model, batch, 0.0)[1].item()  # sync: a validation may
             tokens += batch.target_tokens
-        total, tokens = self.ranks.total(total, tokens)
+        total, tokens = self.ranks.sum(total, tokens)
         return total / tokens
 
     def write_samples(self, translations: list[str]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mt.training.config import TrainingConfig
-from mt.training.guard import Past
+from mt.training.guard import LossHistory
 from mt.training.optimizer import Decay, OptimizerConfig
 
 Record = dict[str, Any]
@@ -29,7 +29,7 @@ class Progress:
     validations_without_gain: int = 0
     validated_step: int = 0  # the last step that was judged
     validation_seconds: float = 0.0  # that the last validation took
-    guard: Past = field(default_factory=Past)
+    guard: LossHistory = field(default_factory=LossHistory)
     rollbacks: list[int] = field(default_factory=list)  # the steps that training went back to
     finished: str = ""  # why training ended; "" until all that ends a run is done
 
@@ -51,7 +51,7 @@ class Progress:
         decay = Decay(**record["decay"]) if record["decay"] else None
         best = [tuple(entry) for entry in record["best"]]
         # What records of earlier versions lack: there the best weights were the ones to use.
-        guard = Past(**record.get("guard", {}))
+        guard = LossHistory(**record.get("guard", {}))
         published = record.get("published", best[0][0] if best else None)
         return cls(**{**record, "decay": decay, "best": best, "guard": guard, "published": published})
 

@@ -1,7 +1,7 @@
 """A model's layers compiled for training: few kernels between products, and the same ones for every batch.
 
 The model stays what it is, with the same parameters; its layers are compiled when they first run.  Translations, whose
-shapes change at every token, are made by the layers as they are written: in the block of `as_written`.
+shapes change at every token, are made by the layers as they are written: in the block of `uncompiled`.
 """
 
 import logging
@@ -24,6 +24,8 @@ def compile_layers(model: Transformer) -> None:
     """
     if not can_compile(model.output_weight.device):
         return
+    from torch._inductor import config as inductor_config  # takes its time
+
     torch._dynamo.config.optimize_ddp = False  # DistributedDataParallel would have graphs cut where its buckets end
     # Sizes that are equal in the first batch, its sentences and a head's width, say, are not taken for one size.
     torch.fx.experimental._config.use_duck_shape = False
@@ -31,6 +33,11 @@ def compile_layers(model: Transformer) -> None:
     # too, that is compiled with the rest and not when it is first needed.
     torch._dynamo.config.suppress_errors = True
     torch._functorch.config.force_non_lazy_backward_lowering = True
+    torch._dynamo.config.specialize_float = True  # rates of dropout and the like never change
+    # A norm's gradient summed over rows and over columns in one kernel asks for other graphs for other sizes, and such
+    # sums have been found to be wrong (pytorch/pytorch#193061).
+    if hasattr(inductor_config.triton, "mix_order_reduction"):
+        inductor_config.triton.mix_order_reduction = False
     for layer in (*model.encoder, *model.decoder):
         layer.compile(dynamic=True)
 
@@ -51,7 +58,7 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
-def as_written() -> AbstractContextManager:
+def uncompiled() -> AbstractContextManager:
     """A block in which nothing that has been compiled is used, and nothing is compiled."""
     return torch.compiler.set_stance("force_eager")
 

@@ -17,7 +17,7 @@ SPIKE_NATS = 1.0  # per target token
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class LossHistory:
     """What the guard knows of the updates so far."""
 
     accepted: int = 0
@@ -27,19 +27,19 @@ class Past:
 
 
 class Guard:
-    """Judges updates one after another.  Its memory stays on the device until somebody asks for the `past`."""
+    """Judges updates one after another.  Its memory stays on the device until somebody asks for the `history`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.restore(Past())
+        self.restore(LossHistory())
 
-    def restore(self, past: Past) -> None:
-        numbers = (past.accepted, past.mean, past.variance, past.skipped_in_a_row)
+    def restore(self, history: LossHistory) -> None:
+        numbers = (history.accepted, history.mean, history.variance, history.skipped_in_a_row)
         self.memory = torch.tensor(numbers, dtype=torch.float64, device=self.device)
 
-    def past(self) -> Past:
+    def history(self) -> LossHistory:
         accepted, mean, variance, skipped_in_a_row = self.memory.tolist()  # sync: when it is saved or logged
-        return Past(int(accepted), mean, variance, int(skipped_in_a_row))
+        return LossHistory(int(accepted), mean, variance, int(skipped_in_a_row))
 
     def judge(self, loss: Tensor, gradient_norm: Tensor) -> Tensor:
         """(3,) 1 at the first of `FAULTS` that an update has, else 0, from its loss in nats per target token."""

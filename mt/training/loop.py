@@ -156,7 +156,7 @@ class Trainer:
 
     def check_last_updates(self) -> None:
         """Raise `ModelError` when the last updates, or all there were, have been skipped: that is no success."""
-        self.progress.guard = self.updater.guard.past()
+        self.progress.guard = self.updater.guard.history()
         if self.progress.guard.skipped_in_a_row >= min(PATIENCE, self.progress.step) > 0:
             raise diverged(self.progress)
 
@@ -183,7 +183,7 @@ class Trainer:
         """Say what the updates since the last time came to, and which of them were skipped."""
         updates, tokens, loss, gradient_norm = self.meter.followed.tolist()  # sync: once an interval
         skipped = {fault: int(count) for fault, count in zip(FAULTS, self.meter.faults.tolist(), strict=True) if count}
-        self.progress.guard = self.updater.guard.past()
+        self.progress.guard = self.updater.guard.history()
         if graphs := compiled_graphs() - self.meter.graphs:
             self.log({"kind": "event", "event": "compiled", "graphs": graphs})
         if skipped:
@@ -228,7 +228,7 @@ class Trainer:
         """Write a checkpoint; delete those that are neither recent nor among the best, nor needed to go back to."""
         progress = self.progress
         progress.elapsed_seconds = self.budget.clock.elapsed()
-        progress.guard = self.updater.guard.past()
+        progress.guard = self.updater.guard.history()
         self.checkpoints.save(progress.step, self.learned, progress.record())
         steps = self.checkpoints.steps()
         sound = [step for step in steps if step <= progress.sound_step][-1:]

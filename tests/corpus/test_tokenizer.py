@@ -262,6 +262,10 @@ def test_the_vocabulary_grows_with_the_corpus_between_two_bounds(pairs, size):
     assert vocabulary_size_for(pairs) == size
 
 
+def test_the_vocabulary_is_one_that_products_like():
+    assert {vocabulary_size_for(pairs) % 8 for pairs in range(1_000, 6_000_000, 9_973)} == {0}
+
+
 def test_a_sample_is_all_lines_or_so_many_of_them_each_equally_likely():
     lines = [str(number) for number in range(10)]
     assert sample_of(lines, 10) == sample_of(iter(lines), 99) == lines

@@ -7,7 +7,7 @@ from mt.decoding import captured as module
 from mt.decoding.captured import CapturedSearches
 from mt.decoding.search import SearchConfig, search
 from mt.device import Compute
-from mt.model.products import prepare
+from mt.model.products import prepare_to_translate
 from tests.decoding.made_up import SPECIALS, assert_same, padded, random_model, random_sentences
 
 
@@ -40,7 +40,7 @@ def test_the_same_is_found(device, count, beam, positions):
 @pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
 def test_in_bfloat16_hypotheses_as_good_are_found(device, positions):
     model = random_model(3, device, positions=positions)
-    prepare(model, "bf16")
+    prepare_to_translate(model, "bf16")
     with Compute(device, "bf16").autocast():
         found, expected, _ = both([model], [random_sentences(4, seed) for seed in range(6)], device, beam=3)
     ranks = [each[0].normalized_score for each in expected]

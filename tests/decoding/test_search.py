@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from mt.decoding import search as module
-from mt.decoding.search import BATCH_SIZES, SearchConfig, next_logits, parted, search
+from mt.decoding.search import BATCH_SIZES, SearchConfig, compacted, next_logits, search
 from mt.decoding.steps import Beams, Rules, beam_step, best_sums, greatest, greedy_step, settled, step
 from mt.errors import ConfigError
 from mt.model.attention import fused
 from mt.model.cache import DecoderState
 from mt.model.packing import ROW_MULTIPLE, SHORTEST_ROW
-from mt.model.products import prepare
+from mt.model.products import prepare_to_translate
 from mt.model.transformer import Transformer
 from tests.decoding.made_up import (
     END,
@@ -51,7 +51,7 @@ BOS, EOS, A, B_, C, D = range(6)  # of tables
 )
 def test_settled_sentences_leave_where_the_others_are_a_batch(marks, last, staying, leaving):
     settled = torch.tensor([mark == "x" for mark in marks])
-    assert tuple(part.tolist() for part in parted(settled, last)) == (staying, leaving)
+    assert tuple(part.tolist() for part in compacted(settled, last)) == (staying, leaving)
 
 
 def test_there_are_few_batch_sizes():
@@ -555,7 +555,7 @@ def test_among_the_whole_vocabulary_the_same_is_found(device, precision, beam):
     if precision and device.type == "cuda":
         pytest.skip("products are made ready for the CPU only")
     model, sentences = random_model(3, device), random_sentences(11, 3)
-    prepare(model, precision)
+    prepare_to_translate(model, precision)
     limits = [2 * len(ids) + 5 for ids in sentences]
     expected = search_all([model], sentences, limits, device, beam=beam, nbest=beam)
     among = search_all([model], sentences, limits, device, torch.arange(9), beam=beam, nbest=beam)

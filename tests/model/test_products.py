@@ -9,7 +9,7 @@ from torch import nn
 
 from mt.device import Compute
 from mt.model.config import ModelConfig
-from mt.model.products import Int8Linear, PackedLinear, engine_for, prepare
+from mt.model.products import Int8Linear, PackedLinear, engine_for, prepare_to_translate
 from mt.model.transformer import Transformer
 
 
@@ -73,7 +73,7 @@ def test_a_prepared_model_computes_what_it_did(model, device, precision, error):
     model.to(device)
     source, target = (torch.randint(4, 90, (3, length), device=device) for length in (9, 7))
     ready = deepcopy(model)
-    prepare(ready, precision)
+    prepare_to_translate(ready, precision)
     with Compute(device, precision).autocast():
         expected, logits = (each.decode(target, each.encode(source)) for each in (model, ready))
     assert logits.dtype == expected.dtype
@@ -83,14 +83,14 @@ def test_a_prepared_model_computes_what_it_did(model, device, precision, error):
 
 def test_products_in_float32_are_left_to_cuda(model):
     ready = deepcopy(model).to("meta")
-    prepare(ready, "fp32")
+    prepare_to_translate(ready, "fp32")
     assert [type(module) for module in ready.modules()] == [type(module) for module in model.modules()]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
 def test_a_projection_to_some_of_the_vocabulary_computes_these_logits(model, precision):
     source, target, candidates = torch.randint(4, 90, (3, 9)), torch.randint(4, 90, (3, 1)), torch.tensor([2, 5, 77])
-    prepare(model, precision)
+    prepare_to_translate(model, precision)
     with Compute(torch.device("cpu"), precision).autocast():
         state = model.encode(source)
         whole = model.decode(target, state)

@@ -131,12 +131,12 @@ def test_devices_are_different_numbers(text):
 
 def test_one_process_alone_talks_to_itself():
     assert ALONE.first
-    assert ALONE.own([1, 2, 3]) == ALONE.together([1, 2, 3]) == [1, 2, 3]
-    assert ALONE.most(1.5, True) == ALONE.total(1.5, 1) == [1.5, 1]
+    assert ALONE.share([1, 2, 3]) == ALONE.gather([1, 2, 3]) == [1, 2, 3]
+    assert ALONE.maximum(1.5, True) == ALONE.sum(1.5, 1) == [1.5, 1]
 
 
 def test_every_item_is_one_ranks_own():
-    parts = [Ranks(rank, 3).own(list(range(8))) for rank in range(3)]
+    parts = [Ranks(rank, 3).share(list(range(8))) for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 

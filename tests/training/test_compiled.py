@@ -9,7 +9,8 @@ import torch
 
 from mt.corpus.batching import Batcher, Update
 from mt.device import Compute
-from mt.training.compiled import as_written, compile_layers, compiled_graphs
+from mt.model.dropout import Dropout
+from mt.training.compiled import compile_layers, compiled_graphs, uncompiled
 from mt.training.update import Updater
 from tests.made_up import SPECIALS, Corpus, small_transformer
 
@@ -23,7 +24,8 @@ def compiler(device):
         pytest.skip("no C++ compiler")
     torch.compiler.reset()
     with (  # what `compile_layers` sets is put back after the test
-        torch._dynamo.config.patch(suppress_errors=False, optimize_ddp=True),
+        torch._dynamo.config.patch(suppress_errors=False, optimize_ddp=True, specialize_float=False),
+        torch._inductor.config.patch({"triton.mix_order_reduction": True}),
         torch._functorch.config.patch(force_non_lazy_backward_lowering=False),
         torch.fx.experimental._config.patch(use_duck_shape=True),
     ):
@@ -62,9 +64,21 @@ def test_compiled_layers_learn_what_those_as_written_learn_and_two_graphs_are_en
         assert compiled_graphs() - before == (4 if update.parts[0].sentences == 1 else 2)  # for all other shapes
     assert not torch._dynamo.utils.counters["graph_break"]
     fast.model.eval()
-    with as_written(), torch.inference_mode():
+    with uncompiled(), torch.inference_mode():
         fast.loss(updates(device)[0].parts[0])
     assert compiled_graphs() - before == count
+
+
+def test_compiled_dropout_drops_the_same_in_both_directions_and_something_else_in_each_row(device, compiler):
+    dropout = Dropout(0.5)
+    y = torch.randn(300, 65, device=device, requires_grad=True)
+    found = torch.compile(lambda x, y: x + dropout(y), dynamic=True)(torch.zeros_like(y), y)
+    found.sum().backward()
+    kept = found != 0
+    torch.testing.assert_close(found, 2 * y * kept)
+    torch.testing.assert_close(y.grad, 2.0 * kept)
+    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert len(kept.unique(dim=0)) == len(kept)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mt.training.guard import FAULTS, Guard, Past
+from mt.training.guard import FAULTS, Guard, LossHistory
 from mt.training.optimizer import OptimizerConfig, make_optimizer
 from tests.made_up import small_transformer
 
@@ -69,36 +69,36 @@ def test_before_a_hundred_accepted_updates_nothing_is_a_spike():
 def test_the_first_hundred_have_the_plain_mean_and_variance_and_then_they_follow_exponentially():
     losses = np.random.default_rng(1).normal(5, 0.2, 150)
     guard = guard_after(losses[:100].tolist())
-    assert guard.past().mean == pytest.approx(losses[:100].mean(), rel=1e-6)
-    assert guard.past().variance == pytest.approx(losses[:100].var(), rel=1e-5)
+    assert guard.history().mean == pytest.approx(losses[:100].mean(), rel=1e-6)
+    assert guard.history().variance == pytest.approx(losses[:100].var(), rel=1e-5)
 
     mean, square = losses[:100].mean(), (losses[:100] ** 2).mean()
     for loss in losses[100:]:
         assert verdict(guard, loss) == ""
         mean, square = 0.99 * mean + 0.01 * loss, 0.99 * square + 0.01 * loss**2
-    assert guard.past().mean == pytest.approx(mean, rel=1e-6)
-    assert guard.past().variance == pytest.approx(square - mean**2, rel=1e-4)
+    assert guard.history().mean == pytest.approx(mean, rel=1e-6)
+    assert guard.history().variance == pytest.approx(square - mean**2, rel=1e-4)
 
 
 def test_skipped_updates_are_counted_in_a_row_and_else_forgotten():
     guard = guard_after([5.0, 4.0, 6.0])
-    before = guard.past()
+    before = guard.history()
     for count, (loss, norm) in enumerate([(math.nan, 1.0), (5.0, math.inf), (math.inf, math.nan)], 1):
         verdict(guard, loss, norm)
-        assert guard.past() == Past(before.accepted, before.mean, before.variance, skipped_in_a_row=count)
+        assert guard.history() == LossHistory(before.accepted, before.mean, before.variance, skipped_in_a_row=count)
     assert verdict(guard, 5.0) == ""
-    assert guard.past().accepted == 4
-    assert guard.past().skipped_in_a_row == 0
+    assert guard.history().accepted == 4
+    assert guard.history().skipped_in_a_row == 0
 
 
 def test_a_guard_restored_judges_as_the_one_that_was_saved():
     losses = np.random.default_rng(2).normal(5, 0.3, 140).tolist()
     whole = guard_after(losses)
     parts = Guard(CPU)
-    parts.restore(guard_after(losses[:117]).past())
+    parts.restore(guard_after(losses[:117]).history())
     for loss in losses[117:]:
         verdict(parts, loss)
-    assert parts.past() == whole.past()
+    assert parts.history() == whole.history()
 
 
 def test_nobody_waits_for_a_verdict(device):
