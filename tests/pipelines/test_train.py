@@ -843,7 +843,7 @@ def test_a_trial_decides_on_cuda_what_is_computed_at_a_time(monkeypatch, device,
     """This rank finds room for 300 tokens, another one for 75."""
     tried = []
     monkeypatch.setattr(pipeline, "tokens_that_fit", lambda *arguments: tried.append(arguments) or 300)
-    monkeypatch.setattr(Ranks, "most", lambda ranks, *values: [max(*values, -75)])
+    monkeypatch.setattr(Ranks, "maximum", lambda ranks, *values: [max(*values, -75)])
     config = SimpleNamespace(training=SimpleNamespace(micro_batch_tokens=said), data=SimpleNamespace(batch_tokens=600))
     updater = SimpleNamespace(compute=Compute(torch.device(device), "fp32"))
     batcher, sampler = SimpleNamespace(parts_of=lambda *updates: []), SimpleNamespace(extremes=list)
