@@ -236,7 +236,7 @@ def preset_for(pairs: int, compute: Compute) -> str:
 
     A CPU is given *small* at most: what is larger learns too slowly there.
     """
-    if pairs < 60_000:
+    if pairs < 20_000:
         return "tiny"
     if pairs < 300_000 or not compute.on_cuda:
         return "small"
