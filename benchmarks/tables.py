@@ -1,6 +1,6 @@
 """Write the tables of the documents from the files in benchmarks/results: no figure there is typed by hand.
 
-python benchmarks/tables.py            rewrite README.md and docs/training.md
+python benchmarks/tables.py            rewrite the documents that have such tables
 python benchmarks/tables.py --check    exit 1 when they are not what the results say
 """
 
@@ -15,7 +15,7 @@ from measured import preset_of
 from scores import LITERATURE, score_of
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "data.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/training.md", "docs/data.md", "benchmarks/README.md"))
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 Record = dict[str, Any]
@@ -31,6 +31,16 @@ def records(what: str) -> list[Record]:
 
 def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
+
+
+def side_by_side(columns: list[str], cells: list[tuple[tuple[str, ...], str, str]]) -> str:
+    """A table from (what a row begins with, the column, what stands there), with a column for each that comes up."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for first, column, cell in cells:
+        lines.setdefault(first, {})[column] = cell
+    names = list(dict.fromkeys(column for _, column, _ in cells))
+    table = row(*columns, *names) + row(*["---"] * (len(columns) + len(names)))
+    return table + "".join(row(*first, *(line.get(name, "") for name in names)) for first, line in lines.items())
 
 
 def device_name(machine: Record, device: str) -> str:
@@ -113,6 +123,25 @@ def translation_table() -> str:
     return lines
 
 
+def translation_summary() -> str:
+    return side_by_side(
+        ["model", "beam", "device"],
+        [
+            (
+                (
+                    preset_of(record["model"]["model"]),
+                    str(result["beam"]),
+                    device_name(record["machine"], record["settings"]["device"]),
+                ),
+                GENERATE if result["engine"] == "hf" else result["engine"],
+                f"{result['sentences_per_second']['median']:,.0f} ({result['bleu']:.1f})",
+            )
+            for record in records("translate")
+            for result in record["results"]
+        ],
+    )
+
+
 # That train: mt, two models in plain loops, and a toolkit.
 ENGINES = {"mt": "mt", "hf": "HF MarianMTModel", "torch": "torch.nn.Transformer", "joeynmt": "JoeyNMT"}
 GENERATE = "HF generate (M2M-100)"  # `hf` where it translates: the model class that mt's weights fit into
@@ -133,6 +162,25 @@ def speed_table() -> str:
                 device_name(record["machine"], record["settings"]["device"]),
             )
     return lines
+
+
+def speed_summary() -> str:
+    return side_by_side(
+        ["model", "tokens an update", "device"],
+        [
+            (
+                (
+                    result["preset"],
+                    f"{result['batch_tokens']:,}",
+                    device_name(record["machine"], record["settings"]["device"]),
+                ),
+                f"{ENGINES[result['engine']]}, {result['precision']}",
+                f"{result['target_tokens_per_second']['median']:,.0f}",
+            )
+            for record in records("train-speed")
+            for result in record["results"]
+        ],
+    )
 
 
 def choices_table() -> str:
@@ -184,7 +232,9 @@ TABLES = {
     "quality": quality_table,
     "ablation": ablation_table,
     "speed": speed_table,
+    "speed_summary": speed_summary,
     "translation": translation_table,
+    "translation_summary": translation_summary,
     "choices": choices_table,
 }
 

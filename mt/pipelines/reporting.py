@@ -14,10 +14,31 @@ from rich.table import Column
 
 from mt.files import append_text
 from mt.pipelines.pace import duration
+from mt.pipelines.recipe import RunConfig
 from mt.pipelines.tensorboard import Board
 from mt.training.budget import Progress as TrainingProgress
 
 Record = dict[str, Any]
+
+
+def recipe_line(config: RunConfig) -> str:
+    """`3+3 layers of width 256, dropout 0.2, 8,000 pieces, updates of 1,024 tokens, ...`: what people ask for first."""
+    model, training = config.model, config.training
+    pieces = sorted({model.source_vocabulary, model.target_vocabulary})
+    passes = []
+    if training.passes == 2:
+        begin = f" from {training.consistency_from:.0%} of the limit on" if training.consistency_from else ""
+        often = f", if the text has been read {training.consistency_epochs} times by then"
+        passes = [f"{training.consistency}{begin}{often if training.consistency_epochs else ''}"]
+    columns = [
+        f"{model.encoder_layers}+{model.decoder_layers} layers of width {model.width:,}",
+        f"dropout {model.dropout:g}",
+        f"{' and '.join(f'{size:,}' for size in pieces)} pieces",
+        f"updates of {config.data.batch_tokens:,} target tokens",
+        f"learning rate up to {config.optimizer.peak_learning_rate:.2g}",
+        *passes,
+    ]
+    return ", ".join(columns)
 
 
 def training_line(record: Record) -> str:

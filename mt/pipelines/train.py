@@ -23,7 +23,7 @@ from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, begin, prepare_again, prepare_new, shares
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
-from mt.pipelines.reporting import Log, RunLog, Silence
+from mt.pipelines.reporting import Log, RunLog, Silence, recipe_line
 from mt.pipelines.resume import (
     check_output,
     check_started_from,
@@ -365,6 +365,7 @@ def announce(
         compute.device, compute.precision, torch.get_num_threads(),
         f"; going on from step {progress.step:,}" if progress.step else "",
     )  # fmt: skip
+    logger.info("%s; run.toml has the rest", recipe_line(prepared.config))
     training = prepared.config.training
     if training.noise_rate:
         logger.info(

@@ -301,6 +301,17 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
     assert tokens / 400 - 256 < batch_tokens <= tokens / 400  # in steps of 256; without weights 1,024, the fewest
 
 
+def test_training_begins_by_saying_what_was_chosen(mt, corpus, tmp_path):
+    text = ["--train", corpus / "train.en", corpus / "train.de", "--valid", corpus / "valid.en", corpus / "valid.de"]
+    flags = ["--vocab-size", 300, "--threads", 1, "--max-steps", 2, "--output", tmp_path / "run"]
+    outcome = mt("train", *text, *flags, "--set", "model.encoder_layers=2", "--set", "optimizer.peak_learning_rate=3e-3")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "2+4 layers of width 128, dropout 0.2, 300 pieces, updates of 1,024 target tokens, learning rate up to 0.003,"
+        " r-drop from 30% of the limit on, if the text has been read 10 times by then; run.toml has the rest"
+    ) in " ".join(outcome.err.split())
+
+
 @pytest.mark.parametrize("joint", [True, False])
 def test_words_that_are_learned_in_title_case_have_pieces_in_title_case(corpus, joint):
     files = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de")]
