@@ -2,9 +2,8 @@
 
 Each rung of the ladder trains on made-up sentences in a process of its own, which is ended when its time is over.
 
-`idle` is the share of time in which no kernel ran.  What kernels take for a target token is taken from PyTorch's
-profiler over some updates, what it takes on the whole from repetitions that are not profiled, which slows the
-processor down but not the kernels.
+`idle` is the share of time in which no kernel ran.  The time of kernels per target token comes from PyTorch's profiler
+over some updates, the whole time from repetitions without it: profiling slows the processor down, but not the kernels.
 """
 
 import argparse

@@ -43,7 +43,7 @@ class Parts:
     def finished(self, *command: object) -> "subprocess.CompletedProcess[str] | None":
         """Run Python with these arguments in the root of the repository; None where the time was too short.
 
-        With it end all processes that it has started: they would run beside the next part, and hold memory.
+        All processes that it started are killed when it ends: they would run beside the next part, and hold memory.
         """
         words, seconds = [sys.executable, *map(str, command)], self.seconds()
         process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True)

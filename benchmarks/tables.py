@@ -143,7 +143,13 @@ def translation_summary() -> str:
 
 
 # That train: mt, two models in plain loops, and a toolkit.
-ENGINES = {"mt": "mt", "hf": "HF MarianMTModel", "torch": "torch.nn.Transformer", "joeynmt": "JoeyNMT"}
+ENGINES = {
+    "mt": "mt",
+    "hf": "HF MarianMTModel",
+    "hf-compiled": "HF MarianMTModel, compiled",
+    "torch": "torch.nn.Transformer",
+    "joeynmt": "JoeyNMT",
+}
 GENERATE = "HF generate (M2M-100)"  # `hf` where it translates: the model class that mt's weights fit into
 
 

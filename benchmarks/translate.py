@@ -181,7 +181,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f" {each['peak_rss_bytes'] / 2**20:>8,.0f}"
         )
     first = results[0]["engine"]
-    rows.append(f"ratio: {first} is so many times as fast; same: share of translations equal to those of {first}")
+    rows.append(f"ratio: how many times as fast {first} is; same: share of translations equal to those of {first}")
     return "\n".join(rows)
 
 

@@ -49,17 +49,17 @@ class Compute:
         return nullcontext()
 
     def release_memory(self) -> None:
-        """Give back what freed tensors still occupy of the GPU's memory, in pieces that may be too small to use."""
+        """Give back GPU memory that PyTorch keeps from freed tensors, in pieces that may be too small to use again."""
         if self.on_cuda:
             torch.cuda.empty_cache()
 
     def forget_peak_memory(self) -> None:
-        """Let `memory_gib` begin anew on the GPU; of a process the system remembers it."""
+        """Reset the peak that `memory_gib` reports on the GPU; that of a process cannot be reset."""
         if self.on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def free_memory(self) -> int:
-        """Bytes of the GPU that nobody uses, what this process has freed and keeps among them."""
+        """Bytes of GPU memory not in use, including what this process has freed but still holds."""
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return torch.cuda.mem_get_info(self.device)[0] + kept
 
@@ -146,7 +146,8 @@ def launch_number(name: str) -> int | None:
     """What torchrun tells each process that it starts, such as its RANK; None where nothing is said."""
     said = os.environ.get(name, "")
     if said and not said.isdecimal():
-        raise ConfigError(f"{name}={said} in the environment is no number", f"torchrun sets it; else: unset {name}")
+        hint = f"torchrun sets it; without torchrun: unset {name}"
+        raise ConfigError(f"{name}={said} in the environment is no number", hint)
     return int(said) if said else None
 
 
@@ -173,7 +174,7 @@ def usable_threads() -> int:
 
 
 def allotted_processors(groups: Path, root: Path) -> int:
-    """How many processors' time a container has, rounded up; more than there are where Linux sets it no limit.
+    """How many processors' time a container has, rounded up; `sys.maxsize` where Linux sets it no limit.
 
     A line of `groups` names the control group (version 2) of this process under `root`; groups around it count, too.
     """

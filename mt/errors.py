@@ -40,7 +40,7 @@ class DataError(MTError):
 
 
 class UnreadableText(DataError):
-    """A text that cannot be read to its end, and so will have to be another one."""
+    """A text that cannot be read to its end: running the command again will not help."""
 
 
 class ModelError(MTError):
@@ -56,12 +56,12 @@ class DeviceError(MTError):
 
 
 class Interrupted(MTError):
-    """The user (Ctrl-C) or the system (SIGTERM) asked the program to stop, and it stopped in order."""
+    """The user (Ctrl-C) or the system (SIGTERM) asked the program to stop, and it stopped cleanly."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
-# What torch says in a RuntimeError: its allocator of the CPU's memory, the same on Windows, cuBLAS, CUDA and Triton.
+# In RuntimeErrors of, in this order: torch's allocator on the CPU, the same on Windows, cuBLAS, CUDA and Triton.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
 

@@ -212,13 +212,13 @@ def can_be_replaced(path: Path) -> bool:
 
 
 def unfinished(path: Path) -> tuple[Path, Path]:
-    """Where the text of a file stands until it is complete, and the record of it."""
+    """Where the text of a file is written until it is complete, and where the record of its progress is."""
     place = behind_links(path)
     return Path(f"{place}.partial"), Path(f"{place}.partial.json")
 
 
 def check_output_text(path: Path, inputs: Iterable[Path]) -> None:
-    """Raise `ConfigError` where no text should be written: over what it is made from, or by a compressed one's name."""
+    """Raise `ConfigError` where a text must not be written: over its inputs, or under a name for compressed text."""
     if path.suffix in COMPRESSED:
         raise ConfigError(f"{path} would be plain text", f"name it without {path.suffix}, and compress it then")
     for written in (path, *unfinished(path)):
@@ -237,9 +237,9 @@ def behind_links(path: Path) -> Path:
 
 
 def claim(path: Path) -> int:
-    """A descriptor of a file, made where it is not there, that no other process writes until it is closed.
+    """Open a file, made where it is not there, and lock it until the returned descriptor is closed.
 
-    Raises `DataError` where one does.
+    Raises `DataError` where another process has locked it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -257,7 +257,7 @@ def claim(path: Path) -> int:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """A block in which no other process has a `claim` to a file, which then goes; raises `DataError` where one has."""
+    """A block that holds the `claim` to a file and then deletes it; raises `DataError` where another process has it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = claim(path)

@@ -47,7 +47,7 @@ def check_key(key: str, known: typing.Iterable[str], where: str) -> None:
 
 
 def convert(value: Any, wanted: Any, name: str) -> Any:
-    """`value` as the type that a field declares: an integer may stand for a float, nothing else is bent."""
+    """`value` as the type that a field declares: an integer may stand for a float, a list for a tuple, nothing else."""
     plain = typing.get_origin(wanted) or wanted
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -93,6 +93,9 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
     if not (equals and dot and section and key):
         raise ConfigError(f"--set {text!r} is not section.key=value", "for instance: --set optimizer.warmup_steps=500")
     try:
-        return section, key, tomllib.loads(f"value = {value.strip()}")["value"]
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        return section, key, value.strip()
+        parsed = value.strip()
+    if isinstance(parsed, float) and not math.isfinite(parsed):  # no setting is: nan stands for the language Min Nan
+        parsed = value.strip()
+    return section, key, parsed

@@ -1,4 +1,4 @@
-"""Processes that share out calls of one function: several of one thread each do more than one of several threads.
+"""Processes that share the calls of one function: several of one thread each are faster than one of several threads.
 
 They are forked, so that they start at once and share the memory of a model; where the system has no safe fork, there
 are none.
@@ -80,7 +80,7 @@ class Workers(Generic[Item, Result]):
                 yield done.pop(number)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise DeviceError(
-                "a worker process has ended too early", "was it killed for want of memory? --threads 1 needs the least"
+                "a worker process has ended too early", "was it killed for lack of memory? --threads 1 needs the least"
             ) from error
 
     def close(self) -> None:

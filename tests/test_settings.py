@@ -92,6 +92,7 @@ def test_nothing_else_is_bent_into_shape(value, wanted, kind):
         ("optimizer.warmup_steps=a=b", "a=b"),
         ("optimizer.warmup_steps=[1, 2]", [1, 2]),
         ("optimizer.warmup_steps=", ""),
+        ("optimizer.warmup_steps=nan", "nan"),
     ],
 )
 def test_an_assignment_is_read_as_toml_and_else_as_text(text, value):

@@ -98,13 +98,13 @@ def main() -> NoReturn:
         fail(error)
     except UnicodeEncodeError as error:  # bytes of a name, which Python carries along
         around = error.object[max(0, error.start - 40) : error.end + 40]
-        fail(ConfigError(f"a name is not UTF-8: {around!r}", "give that file or folder another one"))
+        fail(ConfigError(f"a name is not UTF-8: {around!r}", "rename that file or folder"))
     except OSError as error:
         fail(DataError(f"{error.filename or 'the system'}: {error.strerror or error}"))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        hint = "use less at a time: mt translate --batch-tokens N, mt train --set training.micro_batch_tokens=N"
+        hint = "use smaller batches: mt translate --batch-tokens N, mt train --set training.micro_batch_tokens=N"
         fail(DeviceError("out of memory", hint))
     sys.exit(ExitCode.DONE)
 

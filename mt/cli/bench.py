@@ -30,8 +30,10 @@ def train(
         Path | None, typer.Argument(help="Run folder whose text and recipe are used; none: made-up sentences.")
     ] = None,
     preset: Preset = None,
-    vocabulary_size: Annotated[int, typer.Option("--vocab-size", min=5, help="Pieces of made-up sentences.")] = 32_000,
-    updates: Annotated[int, typer.Option(min=0, help="Updates of a repetition; 0: 4 on the CPU, 20 on CUDA.")] = 0,
+    vocabulary_size: Annotated[
+        int, typer.Option("--vocab-size", min=5, help="Vocabulary size of made-up sentences.")
+    ] = 32_000,
+    updates: Annotated[int, typer.Option(min=0, help="Updates per repetition; 0: 4 on the CPU, 20 on CUDA.")] = 0,
     repetitions: Repetitions = 5,
     form: TextOrJson = "text",
     device: Device = "auto",
@@ -39,7 +41,7 @@ def train(
     threads: Threads = 0,
     assignments: Assignments = None,
 ) -> None:
-    """Train for a moment: target tokens a second, memory, and the share of what matrix products alone reach here."""
+    """Measure training: target tokens per second, memory, and how near it is to the speed of matrix products alone."""
     one_of(form, ("text", "json"), "--format")
     from mt.pipelines.bench_train import TrainBench, as_text, bench_train
     from mt.pipelines.recipe import Settings
@@ -56,7 +58,7 @@ def train(
 
 def translate(
     model: Models,
-    file: Annotated[Path, typer.Argument(help="Text to translate, best some hundred lines.")],
+    file: Annotated[Path, typer.Argument(help="Text to translate; a few hundred lines are best.")],
     beam: Beam = None,
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
@@ -67,7 +69,7 @@ def translate(
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Translate a text some times over: sentences and tokens a second, latency of single lines, memory, traffic."""
+    """Measure translation: sentences and tokens per second, latency of single lines, memory and memory traffic."""
     one_of(form, ("text", "json"), "--format")
     from mt.pipelines.bench_translate import TranslateBench, as_text, bench_translate
     from mt.pipelines.translate import SearchRequest

@@ -20,7 +20,7 @@ Devices = Annotated[
 TrainingPrecision = Annotated[str, typer.Option(help="auto, fp32, tf32 or bf16.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, tf32, bf16 or int8.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads of the CPU; 0: all that the process may use.")]
-Models = Annotated[list[Path], typer.Option(help="Run folder; given several times: an ensemble.")]
+Models = Annotated[list[Path], typer.Option(help="Run folder; repeat it for an ensemble.")]
 Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses followed per sentence; 1: greedy.")]
 LengthPenalty = Annotated[
     float | None, typer.Option(help="Rank by log-probability / length^this; not given: the run's own.")
@@ -32,7 +32,9 @@ Assignments = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting (docs/settings.md); may be repeated."),
 ]
 Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions timed, after one to warm up.")]
-Shortlist = Annotated[bool, typer.Option("--shortlist", help="Consider only what mt shortlist RUN has found likely.")]
+Shortlist = Annotated[
+    bool, typer.Option("--shortlist", help="Choose only among the target pieces that mt shortlist RUN found likely.")
+]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Sentences x longest source in a batch.")]
 
 

@@ -14,12 +14,16 @@ STARTED = time.monotonic()  # the minutes of --max-minutes begin here
 
 
 def train(
-    output: Annotated[Path, typer.Option(help="Run folder, made or continued.")],
+    output: Annotated[Path, typer.Option(help="Run folder to create or continue.")],
     train: Annotated[tuple[Path, Path] | None, typer.Option(metavar="SOURCE TARGET", help="Training text.")] = None,
     valid: Annotated[tuple[Path, Path] | None, typer.Option(metavar="SOURCE TARGET", help="Validation text.")] = None,
     clean: Annotated[str | None, typer.Option(help="Pairs to leave out: off, safe or strict.")] = None,
-    source_language: Annotated[str, typer.Option("--source-lang", help="ISO 639 code; else the file's suffix.")] = "",
-    target_language: Annotated[str, typer.Option("--target-lang", help="ISO 639 code; else the file's suffix.")] = "",
+    source_language: Annotated[
+        str, typer.Option("--source-lang", help="ISO 639 code; default: the file's suffix.")
+    ] = "",
+    target_language: Annotated[
+        str, typer.Option("--target-lang", help="ISO 639 code; default: the file's suffix.")
+    ] = "",
     config: Annotated[Path | None, typer.Option(help="Recipe in TOML: a file, or a name of mt's own.")] = None,
     preset: Preset = None,
     vocabulary_size: Annotated[
@@ -28,8 +32,8 @@ def train(
     tokenizer: Annotated[
         list[Path] | None, typer.Option(help="SentencePiece model to use; twice: source, then target.")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(min=0, help="End the whole command in so many minutes.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many updates.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(min=0, help="Minutes that the whole command may take.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     devices: Devices = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")] = None,
@@ -120,7 +124,7 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn together.")],
     output: Annotated[
         list[Path] | None,
-        typer.Option(help="Picture to write, .png, .svg or .pdf; may be repeated. Of one run: RUN/plots/training.png."),
+        typer.Option(help="Picture (.png, .svg, .pdf); may be repeated. Default for one run: RUN/plots/training.png."),
     ] = None,
 ) -> None:
     """Draw how training went; prints the files written.
@@ -146,7 +150,7 @@ def average(
 
 
 def shortlist(
-    run: Annotated[Path, typer.Argument(help="Run folder, whose training text is still there.")],
+    run: Annotated[Path, typer.Argument(help="Run folder; its training text must still be there.")],
     pieces: Annotated[int, typer.Option(min=1, help="Target pieces for each source piece.")] = 50,
 ) -> None:
     """Learn which target pieces translate which source pieces, for mt translate --shortlist."""
@@ -168,7 +172,7 @@ def export(
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Run folder, made or continued.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Run folder to create or continue.")] = Path("runs/demo"),
 ) -> None:
     """Train on the bundled English-German corpus, translate, and score: a first look in four minutes."""
     from mt.pipelines.demo import demo as run_demo

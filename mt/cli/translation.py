@@ -28,7 +28,9 @@ def translate(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Text files (plain, .gz, .zst); none: standard input.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write here, through FILE.partial; else standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write, FILE.partial until it is whole; default: standard output.")
+    ] = None,
     beam: Beam = None,
     nbest: Annotated[int, typer.Option(min=1, help="Hypotheses returned per line; needs --format jsonl.")] = 1,
     length_penalty: LengthPenalty = None,
@@ -57,7 +59,7 @@ def translate(
         from mt.pipelines.launch import is_launched, parse_devices, translate_in_parts
 
         if shard:
-            raise ConfigError("--devices and --shard both divide the text", "many machines: see torchrun")
+            raise ConfigError("--devices and --shard both divide the text", "on several machines, use torchrun")
         if not is_launched():
             translate_in_parts(parse_devices(devices), request, files or [], output, form, sys.argv[1:])
             return
@@ -86,7 +88,7 @@ def evaluate(
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Score a model, or translations that exist, by sacreBLEU's BLEU, chrF2 and TER."""
+    """Score a model, or existing translations, with sacreBLEU's BLEU, chrF2 and TER."""
     one_of(form, ("text", "json"), "--format")
     if bool(model) == bool(hypothesis) or bool(model) != bool(source):
         raise ConfigError(

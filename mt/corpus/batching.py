@@ -80,7 +80,7 @@ def padding_mask(lengths: np.ndarray, width: int) -> Tensor | None:
 
 
 def make_batch(corpus: Pairs, indices: np.ndarray, source: Specials, target: Specials, *, multiple: int = 1) -> Batch:
-    """The tensors of these sentences; rows are filled up to a multiple of so many tokens."""
+    """The tensors of these sentences; rows are padded to a multiple of `multiple` tokens."""
     targets = np.concatenate([corpus.target[i] for i in indices]).astype(np.int64)
     lengths = corpus.target.lengths[indices].astype(np.int64)
     shifted = np.roll(targets, 1)
@@ -160,7 +160,7 @@ class BatchSampler:
         self.kept: tuple[int, list[np.ndarray]] = (-1, [])  # the epoch asked for last, and its updates
 
     def pairs(self, epoch: int) -> int:
-        """The first so many of the corpus's pairs belong to an epoch."""
+        """How many of the corpus's pairs, from the first on, belong to an epoch."""
         halves = 2 if self.bidirectional_epochs and epoch >= self.bidirectional_epochs else 1
         return len(self.target_lengths) // halves
 
@@ -229,9 +229,9 @@ MOST_PADDED = 4  # times as many source tokens, with padding, as target tokens t
 
 
 def micro_batches(corpus: Pairs, indices: np.ndarray, micro_batch_tokens: int) -> list[np.ndarray]:
-    """An update cut into equal parts of at most about so many target tokens (0: uncut), for memory's sake.
+    """An update cut into equal parts of about `micro_batch_tokens` target tokens at most (0: no limit), to save memory.
 
-    There are more parts where one long source among many short ones would pad them all to its length.
+    There are more parts, even without a limit, where one long source would pad many short ones to its length.
     """
     tokens = int(corpus.target.lengths[indices].sum())
     padded = len(indices) * int(corpus.source.lengths[indices].max())
@@ -264,7 +264,7 @@ class Batcher:
         return self.batch_of(self.corpus, indices)
 
     def batch_of(self, pairs: Pairs, indices: np.ndarray) -> Batch:
-        """These sentences, in rows of few different lengths: kernels are made anew for each."""
+        """These sentences, in rows of few different lengths, since kernels are made anew for each length."""
         return make_batch(pairs, indices, *self.specials, multiple=ROW_TOKENS).to(self.device)
 
     def updates(self, sampler: BatchSampler, micro_batch_tokens: int, epoch: int, position: int) -> Iterator[Update]:

@@ -1,11 +1,11 @@
-"""Great letters and small ones: lines as they are written without, and lines in capitals, which are read so."""
+"""Upper and lower case: lines rewritten in another case, and lines in capitals, which are read in lower case."""
 
 import re
 from unicodedata import category
 
 WORDS = re.compile(r"(?<!\S)[^\s\d<>{}%&@/\\_]+(?!\S)")  # and no tags, names of variables, addresses or codes
 LETTER_AT_START = re.compile("(?<![\\w'’\u0300-\u036f])\\w")  # an apostrophe and an accent are within a word
-# Whose letters are great or small for reasons of their own: tags, placeholders, entities, names with digits, addresses.
+# Not prose, so that its case says nothing: tags, placeholders, entities, names with digits, addresses.
 NO_TEXT = re.compile(r"(<[^<>]*>|\{[^{}]*\}|%\w+|&\w+;|(?<![^\s>};])\S*(?:[\d_@\\]|://)\S*)")
 FEWEST_CAPITALS = 6  # of a line in capitals: fewer may be "NATO", or "BMW AG"
 
@@ -19,7 +19,7 @@ def title_case(line: str) -> str:
 
 
 def lower_case_of_capitals(line: str) -> str:
-    """In lower case, as words are read where the line is in capitals: ß is ss there."""
+    """The line in lower case, as it is read back from capitals: ß, which they spell SS, becomes ss."""
     return WORDS.sub(lambda word: word[0].upper().lower(), line)
 
 
@@ -34,7 +34,7 @@ def without_capitals(line: str) -> str:
 
 
 def speaks_against_capitals(character: str) -> bool:
-    """Whether it is a letter that has a capital, or one of a script without any; ß has none, nor has º."""
+    """Whether it is a lower-case letter, or one of a script without case; ß and º, without a capital, do not count."""
     capital = character.upper()
     has_capital = len(capital) == 1 and capital != character
     return has_capital or (category(character) == "Lo" and not character.islower())

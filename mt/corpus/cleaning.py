@@ -29,12 +29,12 @@ EXAMPLES = 3  # shown of each rule
 CLIPPED_CHARACTERS = 28  # of an example, so that a source and a target fit a terminal beside the counts
 MANY_IDENTICAL = 0.2  # of all pairs; names and numbers seldom come to a tenth
 MANY_RETURNS = 0.01  # of the lines of a side, above which they come from its file and not from single texts
-FEWEST_TO_SPLIT = 10  # pairs; with fewer, one held-out pair is a tenth of the corpus
+FEWEST_TO_SPLIT = 10  # pairs; of fewer, one held-out pair is more than a tenth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleaningRules:
-    """What makes a pair unfit for training.  White space only always does."""
+    """What makes a pair unfit for training; a side of nothing but white space always does."""
 
     max_characters: int = 5_000  # of either side: a document on one line; a limit in tokens follows at encoding
     max_length_ratio: float = 4.0  # see `odd_lengths`; 0: any; drops 5 of 174,000 pairs in Multi30k, all of them junk
@@ -48,7 +48,7 @@ class CleaningRules:
             raise ConfigError(f"data.max_length_ratio is {self.max_length_ratio:g}", "a ratio is above 1; 0 allows any")
 
     def as_key(self) -> dict[str, float]:
-        """What tells rules apart; those that came later only where they differ from what was always done."""
+        """The rules for a cache key; those added later only where they are not the default, so that old keys hold."""
         always = {"max_characters": self.max_characters, "max_length_ratio": self.max_length_ratio}
         later = {"drop_duplicates": self.drop_duplicates, "drop_doubtful": self.drop_doubtful}
         return always | {name: value for name, value in later.items() if value != getattr(CleaningRules(), name)}
@@ -241,7 +241,7 @@ def runs(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], Mask]:
 
 
 def odd_lengths(source: NDArray[np.uint32], target: NDArray[np.uint32], usable: Mask, limit: float) -> Mask:
-    """Whether one side is more than `limit` times longer than the other; 1 is what is usual in this corpus.
+    """Whether the ratio of lengths is more than `limit` times what is usual in this corpus, or below 1 / `limit` times.
 
     Lengths in characters are compared after scaling by the corpus's median ratio (Chinese needs a third of English's),
     and with 15 characters added to both, since short lines vary more: `OK` may well become `In Ordnung`.
@@ -263,11 +263,11 @@ def finding_of(rule: str, mask: Mask, *, dropped: bool) -> Finding:
     return Finding(rule=rule, count=len(rows), dropped=dropped, examples=examples)
 
 
-def warnings(source: SideStatistics, target: SideStatistics, identical: int, kept: int) -> Iterator[str]:
-    if identical > MANY_IDENTICAL * kept:
+def warnings(source: SideStatistics, target: SideStatistics, identical: int, nonempty: int) -> Iterator[str]:
+    if identical > MANY_IDENTICAL * nonempty:
         yield (
-            f"{identical:,} of {kept:,} pairs have a target equal to their source: are they translated, and are the two"
-            " files different ones?"
+            f"{identical:,} of {nonempty:,} pairs have a target equal to their source: are they translated, and are the"
+            " two files different ones?"
         )
     for name, side in (("source", source), ("target", target)):
         if side.returns > MANY_RETURNS * len(side.hashes):
@@ -280,7 +280,7 @@ def warnings(source: SideStatistics, target: SideStatistics, identical: int, kep
 
 
 def with_texts(report: Report, pairs: Iterable[Pair]) -> Report:
-    """The report with its examples quoted from `pairs`, as far as these still reach, read no further than the last."""
+    """The report with its examples quoted from `pairs`, read up to the last one; those past the end are left out."""
     lines = {example.line for finding in report.findings for example in finding.examples}
     read = enumerate(islice(pairs, max(lines, default=0)), 1)
     texts = {line: Example(line, *map(clipped, pair)) for line, pair in read if line in lines}

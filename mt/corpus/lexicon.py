@@ -1,8 +1,8 @@
 """Which target pieces translate which source pieces, learnt from sentence pairs by IBM Model 1 (Brown et al. 1993).
 
 Each target token is taken to be produced by one source token of its pair, each position being as likely as another.
-Expectation-maximisation finds t(e|f), the probability that source piece f produces target piece e.  From t = 1 on, an
-iteration is
+Expectation-maximisation finds t(e|f), the probability that source piece f produces target piece e.  It starts from
+t = 1, and an iteration is
 
     c(e|f) = the sum, over all tokens e and f of a pair, of t(e|f) / (t(e|f1) + ... + t(e|fn))
     t(e|f) = c(e|f) / (the sum of c(e'|f) over all pieces e')
@@ -21,7 +21,7 @@ import numpy as np
 from mt.corpus.encoded import EncodedCorpus
 
 ITERATIONS = 5
-LINKS_AT_A_TIME = 1 << 20  # so few have few entries, which stay in a processor's cache
+LINKS_AT_A_TIME = 1 << 20  # few enough that their entries stay in a processor's cache
 SentencePair = tuple[np.ndarray, np.ndarray]  # ids of source and target, each ended by </s>
 
 
@@ -45,7 +45,7 @@ class Lexicon:
 
 
 def sample_pairs(corpus: EncodedCorpus, links: int, seed: int) -> list[SentencePair]:
-    """Pairs of a corpus, all or by chance, that have at most so many links; one pair at least."""
+    """All pairs of a corpus, or a random sample with at most `links` links in total; at least one pair."""
     order = np.random.default_rng(seed).permutation(len(corpus))
     total = (corpus.source.lengths[order] * corpus.target.lengths[order]).cumsum()
     chosen = np.sort(order[: max(1, int(np.searchsorted(total, links, side="right")))])

@@ -24,7 +24,7 @@ def noisy(line: str, generator: random.Random) -> str:
 
 
 def mistyped(line: str, generator: random.Random) -> str:
-    """One letter left out, doubled, or changed with its neighbour, in some of the long words, in one at the least."""
+    """One letter left out, doubled or swapped with the next, in some long words: in at least one if there are any."""
     words = [found for word in WORDS.finditer(line) for found in LONG_WORD.finditer(line, *word.span())]
     count = min(len(words), max(1, round(SLIPS * len(words))))
     for word in sorted(generator.sample(words, count), key=lambda word: -word.start()):

@@ -23,7 +23,7 @@ from mt.settings import auto
 TYPES = ("unigram", "bpe")
 NORMALIZATIONS = ("none", "nfc", "nfkc")
 SAMPLE_LINES = 2_000_000  # more teach SentencePiece nothing new
-SAMPLE_CHARACTERS = 60_000_000  # for each it takes 21 bytes of memory to train a unigram tokenizer
+SAMPLE_CHARACTERS = 60_000_000  # training a unigram tokenizer takes 21 bytes of memory for each
 LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 SPECIAL_IDS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}  # of tokenizers trained here
 
@@ -173,7 +173,7 @@ def train_tokenizer(
                     "byte_fallback": True,
                     "character_coverage": 0.9995,
                     "split_digits": True,  # a number unseen in training is then spelt like those seen
-                    "max_sentence_length": 1 << 30,  # bytes; what is longer is left out without a word
+                    "max_sentence_length": 1 << 30,  # bytes; longer lines are left out silently
                     "num_threads": 16,
                     "minloglevel": 2,
                     **SPECIAL_IDS,

@@ -46,7 +46,7 @@ class Variation:
     seed: int
 
     def __call__(self, pairs: Pairs, indices: np.ndarray, epoch: int, number: int) -> SentencePairs:
-        """These pairs, in this order, as they are learned in so many an update of an epoch."""
+        """These pairs, in this order, as update `number` of `epoch` learns them."""
         seeds = np.random.SeedSequence((self.seed, epoch, number)).generate_state(2).tolist()
         source, target = self.tokenizers
         noise_rate = self.noise_rate if epoch >= self.noise_from_epoch else 0.0

@@ -1,9 +1,9 @@
 """Beam search for few sentences on CUDA: a step of it is one graph, captured once and launched at every token.
 
-A step is many small kernels.  For few rows to launch them one by one should take longer than to run them (no GPU has
-been asked yet), and a person who waits for one line waits for that.  A graph is launched at once, but it reads and
-writes the same memory each time: so nothing grows here, nothing leaves, and a search is laid out for lengths that are
-rounded up, and kept.
+A step is many small kernels.  For few rows, launching them one by one should take longer than running them (not yet
+measured), and a person who waits for one line waits for that.  A graph is launched at once, but it reads and writes the
+same memory each time: so nothing grows here and no sentence leaves, and a search is laid out for lengths that are
+rounded up, and is kept for the next lines.
 
 Shapes: as in `search.py`.
 """
@@ -19,12 +19,12 @@ from mt.decoding.steps import Beams, Rules, step
 from mt.model.cache import DecoderState, FixedState
 from mt.model.transformer import Transformer
 
-# Sentences x longest translation of a search, which all have memory of their own: more sentences leave one by one, and
-# are worth launching kernels for.
+# Sentences x longest translation of a search, each of which has memory of its own.  Larger batches are worth launching
+# kernels for, and gain by the sentences that leave.
 MOST_TARGET_TOKENS = 512
 MOST_KEPT = 16  # searches
 SOURCE_MULTIPLE, TARGET_MULTIPLE = 16, 32  # what lengths are rounded up to, so that few searches serve all sentences
-ASK_EVERY = 2  # steps: a question costs a wait for the device, and not to ask costs steps
+ASK_EVERY = 2  # steps: asking whether all have finished waits for the device, not asking wastes steps
 WARM_UP = 3  # steps before capture, in which libraries get ready
 
 

@@ -2,7 +2,7 @@
 
 Knows token ids and log-probabilities; nothing of text, tokenizers, or which model is behind these.  Scores are
 log-probabilities in nats: larger is better.  A hypothesis is ranked by log-probability / length**length_penalty, its
-`</s>` counted.  What a sentence gets depends on the sentence alone, never on what stands beside it in the batch.
+`</s>` counted.  In fp32 what a sentence gets depends on the sentence alone, not on what stands beside it in the batch.
 
 A batch may be given candidates: then nothing else of the vocabulary is looked at, and probabilities add up to one over
 them, so that what a sentence gets depends on these too.
@@ -42,7 +42,7 @@ class SearchConfig:
     nbest: int = 1  # hypotheses returned per sentence
     max_length_ratio: float = 2.0  # a translation has at most ratio * source tokens + offset tokens
     max_length_offset: int = 10
-    scored: bool = True  # whether a single beam computes log-probabilities; it chooses the same without, and faster
+    scored: bool = True  # false: a single beam computes no log-probabilities; it chooses the same tokens, faster
 
     def __post_init__(self) -> None:
         if self.beam < 1:
@@ -56,9 +56,9 @@ class SearchConfig:
             raise ConfigError(f"length penalty {self.length_penalty:g} is not between 0 and {GREATEST_PENALTY}")
         if not 0 <= self.max_length_ratio < math.inf or self.max_length_offset < 1:
             raise ConfigError(
-                f"translations of at most {self.max_length_ratio:g} tokens for each of the source and"
-                f" {self.max_length_offset} more may have none",
-                "max_length_ratio is a number from 0 on, max_length_offset at least 1",
+                f"max_length_ratio {self.max_length_ratio:g} and max_length_offset {self.max_length_offset}"
+                " set no usable limit",
+                "max_length_ratio must be at least 0 and finite, max_length_offset at least 1",
             )
 
     def max_target_tokens(self, source_tokens: int) -> int:
@@ -110,7 +110,7 @@ class History:
     def hypotheses(self, beams: Beams, sentences: Tensor, rules: Rules) -> list[list[Hypothesis]]:
         """The wanted best ended hypotheses of these sentences, traced back from their ends.
 
-        All that is read here a GPU is waited for, once per group of finished sentences and not per token.
+        Reading them waits for a GPU: once per group of finished sentences, not per token.
         """
         wanted = (beams.ended_scores, beams.ended, beams.ended_lengths, beams.ended_parents)
         scores, normalized, lengths, beam = (x[sentences, : rules.wanted].cpu().numpy() for x in wanted)
@@ -120,7 +120,7 @@ class History:
         ids = np.zeros((*lengths.shape, longest), dtype=np.int64)
         for position in reversed(range(longest)):
             ids[..., position] = tokens[position, row, beam]
-            # A hypothesis is followed from its last token but one on: the last, </s>, is in no history.
+            # A hypothesis is traced back from its last token but one: the last is </s>, and cut off below.
             beam = np.where(position < lengths - 1, parents[position, row, beam], beam)
 
         def hypothesis(ids: list[int], length: int, score: float, normalized: float) -> Hypothesis:
@@ -132,9 +132,10 @@ class History:
 
 
 def compacted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-    """Which sentences of a batch stay and which leave: all in the last step, else the settled that no size needs.
+    """Which sentences of a batch stay and which leave.
 
-    Those that stay keep their places, but for the last ones, which go where others have left.
+    In the last step all leave.  Before, the settled ones leave, except those that fill up the smallest of `BATCH_SIZES`
+    that holds the others.  Those that stay keep their places, but for the last ones, which go where others have left.
     """
     unsettled = len(settled) - int(settled.sum())
     if unsettled == len(settled) and not last:
@@ -159,7 +160,7 @@ def next_logits(
 ) -> Iterator[Tensor]:
     """Float32 logits (b, K, V) of the token after tokens (B, K), of so many sentences `at_once`.
 
-    Of several models they are the logarithm of their mean probability.
+    Of several models they are the logarithm of their mean probability, but for a constant.
     """
     K = tokens.size(1)
 

@@ -167,7 +167,7 @@ def greatest(logits: Tensor) -> Tensor:
 
 
 def maxima_of_groups(x: Tensor) -> tuple[Tensor, int]:
-    """The maxima (..., groups) of every so many-th of x (..., V), and the number of V from which on none is in a group.
+    """Maxima (..., groups) of groups of x (..., V), and how many tokens these hold together: the last few are in none.
 
     Token v is in the group v % groups.
     """

@@ -27,7 +27,7 @@ from mt.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_BATCH_TOKENS = 256  # that a worker is bothered with
+SMALLEST_BATCH_TOKENS = 256  # for each worker; below, one process searches
 MOST_BATCH_TOKENS_ON_CUDA = 65_536
 
 
@@ -69,8 +69,8 @@ def default_batch_tokens(compute: Compute, models: Sequence[Transformer], config
     """Sentences x longest source of a batch.
 
     With two workers on a CPU 8,192 was ahead of 2,048 and 4,096 with a beam of 1; with 5, 3,072 was ahead of 2,048,
-    over which 4,096 gained with *tiny* and lost with *small*.  On CUDA it is a power of two, so that a file that was
-    begun goes on in the same batches though a little more memory is free now; the most is an estimate.
+    while 4,096 was better than that with *tiny* only.  On CUDA it is a power of two, so that an interrupted
+    file goes on in the same batches though a little more memory is free now; the greatest, 65,536, is an estimate.
     """
     if compute.on_cuda:
         token = sum(bytes_a_source_token(model.config, config, compute.product_type.itemsize) for model in models)
@@ -106,10 +106,10 @@ class Translator:
         workers: int = 1,
         capture: bool = False,
     ) -> None:
-        """Models that do not know capitals are given lines in capitals in lower case.
+        """Without `knows_capitals`, lines in capitals are turned into lower case before the models read them.
 
-        With `workers` above 1 so many processes search; to be used in a `with` block then, which ends them.  To
-        `capture` is to search for few sentences by CUDA graphs.
+        With `workers` above 1, that many processes search; use a `with` block then, which ends them.  With `capture`,
+        few sentences at a time are searched by CUDA graphs.
         """
         self.models = models
         self.tokenizers = self.source_tokenizer, self.target_tokenizer = tokenizers
@@ -175,7 +175,7 @@ class Translator:
         return [*ids[: self.max_positions - 1], self.source_tokenizer.specials.eos]
 
     def results(self, sentences: list[list[int]]) -> Iterator[tuple[list[int], list[list[ScoredText]]]]:
-        """Batches of numbers of sentences, each with the hypotheses of its sentences; workers share what is enough."""
+        """Batches of numbers of sentences, each with its hypotheses; workers are used where there is enough for all."""
         tokens_each = sum(map(len, sentences)) // self.processes
         enough = len(sentences) >= self.processes and tokens_each >= SMALLEST_BATCH_TOKENS
         workers = self.workers if enough else None
@@ -187,9 +187,9 @@ class Translator:
     def batches(self, sentences: list[list[int]], workers: int = 1) -> list[list[int]]:
         """Numbers of sentences that are searched together: the longest first, under the token budget.
 
-        There are no more than the budget asks for, or so many that each worker has as many as the others, and they are
-        as alike in tokens as can be, so that workers with one batch each end at about the same time, too.  A short
-        sentence counts as one of `max_length_offset` tokens, since its translation may have more than these.
+        There are as few as the budget allows, rounded up to a multiple of `workers`, with tokens shared out as evenly
+        as can be, so that workers end at about the same time.  A short sentence counts as one of `max_length_offset`
+        tokens, since its translation may have more than these.
         """
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
         lengths = [max(len(sentences[i]), self.config.max_length_offset) for i in order]

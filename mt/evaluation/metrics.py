@@ -76,7 +76,7 @@ class Score:
 class MetricComparison:
     """One metric of two systems on the same lines.
 
-    `p_value` is the probability of a difference as large as this one if the two systems were equally good.
+    `p_value` is the probability of a difference at least as large as this one if the two systems were equally good.
     """
 
     baseline: Score
@@ -123,7 +123,9 @@ def evaluate(
     warn_when_tokenised(hypotheses=hypotheses, references=references)
     metrics = all_metrics(references, choose_tokenizer(target_language, bleu_tokenize))
     if confidence and len(references) > MAX_LINES:
-        logger.warning("no intervals: %s lines are too many to resample (%s)", f"{len(references):,}", f"{MAX_LINES:,}")
+        logger.warning(
+            "no intervals: %s lines are too many to resample (at most %s)", f"{len(references):,}", f"{MAX_LINES:,}"
+        )
     elif confidence:
         return [scores[0] for scores, _ in bootstrap([hypotheses], metrics)]
     return [plain_score(metric, hypotheses) for metric in metrics.values()]
@@ -236,7 +238,9 @@ def looks_tokenised(lines: Iterable[str]) -> str:
 def warn_when_tokenised(**texts: Sequence[str]) -> None:
     for role, lines in texts.items():
         if evidence := looks_tokenised(lines):
-            logger.warning("the %s text looks tokenised: %s; scores need plain, detokenised text", role, evidence)
+            logger.warning(
+                "the text of the %s looks tokenised: %s; scores need plain, detokenised text", role, evidence
+            )
 
 
 def bleu_metric(references: Sequence[str], tokenizer: str, *, effective_order: bool = False) -> BLEU:

@@ -45,8 +45,8 @@ MARKS: dict[str, Any] = {
     "decay": "--", "resumed": ":", "averaged": "-.", "moving_average": (0, (1, 5)), "noise": (0, (9, 3)),
     "consistency": (0, (9, 2, 2, 2, 2, 2)), "skipped": (0, (2, 5)), "out_of_memory": (0, (5, 5)),
 }  # fmt: skip
-UNMARKED = ("started", "finished", "micro_batches", "compiled", "length_penalty")  # no turns of events
-GOING_ON = ("resumed", "rolled_back")  # from a checkpoint
+UNMARKED = ("started", "finished", "micro_batches", "compiled", "length_penalty")  # events that are not drawn
+GOING_ON = ("resumed", "rolled_back")  # events: the run goes on from a checkpoint
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -102,8 +102,8 @@ def training_figure(runs: dict[str, list[Record]]) -> "Figure":
 def without_undone(records: list[Record]) -> list[Record]:
     """The records of the steps that led to the run as it stands, in order.
 
-    A run that goes on from an earlier step undoes what came after it, and a decay that began at that very step, whose
-    checkpoint knows of none.  Of two records of a kind and step the later counts.
+    A run that goes on from an earlier step undoes what came after it.  It also undoes a decay that began at that very
+    step: the checkpoint was written before.  Of two records of a kind and step the later counts.
     """
     course: list[Record] = []
     for record in records:

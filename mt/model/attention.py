@@ -37,7 +37,7 @@ def fused(
 
 
 def hiding(bias: Tensor) -> Tensor:
-    """A bias (..., keys) that also hides keys which fill up those that it is for, where these are few; `aligned`."""
+    """The bias (..., keys), `aligned`; where keys are fewer than `SHORTEST_ROW`, widened by -inf over their padding."""
     missing = SHORTEST_ROW[bias.device.type] - bias.size(-1)
     return aligned(F.pad(bias, (0, missing), value=-torch.inf) if missing > 0 else bias)
 
@@ -62,7 +62,7 @@ def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal
 def explicit(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float = 0.0
 ) -> Tensor:
-    """What `fused` computes, written out: its slow twin, but for a few queries on a CPU, where it is the faster."""
+    """What `fused` computes, written out: its slow twin, though for a few queries on a CPU it is the faster one."""
     return drop(attention_weights(queries, keys, bias, causal), dropout) @ values
 
 
@@ -92,7 +92,7 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
-        self.query_key_value: nn.Module | None = None  # both projections in one, where they were put together
+        self.query_key_value: nn.Module | None = None  # both projections in one, where they were fused
         self.kernel: Kernel = fused
 
     def split(self, x: Tensor, packing: Packing | None = None) -> Tensor:
@@ -157,13 +157,13 @@ class MultiHeadAttention(nn.Module):
         causal: bool = False,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Attend from x (N, T, E), or sentences packed in (1, M, E), to keys and values of something else; as x."""
+        """Attend from x (N, T, E), or sentences packed in (1, M, E), to another sequence; shaped like x."""
         return self.attend(self.queries(x, packing), keys_values, bias, causal, packing)
 
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collect attention probabilities (B, H, T, S) of the forward passes made inside the block, by module name."""
+    """Collect attention probabilities (B, H, T, S) by module name; of several passes, those of the last."""
     modules = {name: module for name, module in model.named_modules() if isinstance(module, MultiHeadAttention)}
     kernels = {name: module.kernel for name, module in modules.items()}
     trace: dict[str, Tensor] = {}

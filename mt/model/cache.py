@@ -1,11 +1,11 @@
 """What a decoder carries from token to token: the projected source, and the keys and values of its own past.
 
 Beams share their past as they share the source.  Each step adds a key for each beam to the keys of their sentence, and
-a bias says which of these lie in a beam's own past: a beam that goes on from another copies nothing.  Keys lie in the
-order in which products read them, and where they are fewer than a CPU is fast with, a bias hides what fills them up.
+a bias says which of these lie in a beam's own past: a beam that goes on from another copies nothing.  Keys are stored
+in the order in which products read them, and padded where they are fewer than a CPU is fast with; a bias hides padding.
 
-There are two of everything: a past that grows, with as much work as there are keys, and a fixed one, of tensors that
-stay where they are, so that a CUDA graph can do its next step again and again.
+Past and state come in two kinds: one that grows, with as much work as there are keys, and a fixed one, whose tensors
+keep their addresses, so that a CUDA graph can replay a step.
 
 Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past, D head size.
 """
@@ -24,7 +24,7 @@ Place: TypeAlias = slice | Tensor  # positions of tokens, as an index of tables 
 
 
 class Past:
-    """The self-attention keys and values of one layer, in room (B, H, P, D), of which more is made when it is full."""
+    """The self-attention keys and values of one layer, in preallocated room (B, H, P, D) that grows when it is full."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -82,7 +82,7 @@ def rows_of(room: Tensor, sentences: Tensor, moved: Tensor, shown: int | None = 
 
 
 def laid_out(x: Tensor, length: int = 0) -> Tensor:
-    """x (B, H, S, D) in the order in which products read it, in room for `length` keys; so many as are shown are 0."""
+    """x (B, H, S, D) in the order in which products read it, in room for `length` keys; shown but unused keys are 0."""
     B, H, S, D = x.shape
     shortest = SHORTEST_ROW[x.device.type]
     room = x.new_empty(B, H, max(S, length, shortest), D)

@@ -19,13 +19,13 @@ class ModelConfig:
     source_vocabulary: int  # rows of the source embedding, padding included
     target_vocabulary: int  # rows of the target embedding, which is the output projection too
     share_embeddings: bool  # one table for source and target, which then share a vocabulary
-    width: int  # E, numbers that stand for one token between layers
+    width: int  # E, size of the vector of a token between layers
     heads: int  # H, of width / heads numbers each
     feed_forward: int  # F, width of the hidden layer of the position-wise network
     encoder_layers: int
     decoder_layers: int
     max_positions: int = 1024  # longest sentence in tokens, `</s>` included
-    positions: str = "sinusoidal"  # added to embeddings; rotary: queries and keys are turned, in attention to oneself
+    positions: str = "sinusoidal"  # added to embeddings; rotary: rotates queries and keys of self-attention
     norm_first: bool = True  # layer norm before each sublayer; false: after the residual, as published
     dropout: float = 0.1  # share of the numbers dropped in training from embeddings and from what each sublayer adds
     attention_dropout: float = 0.0  # from the weights of attention
@@ -39,8 +39,8 @@ class ModelConfig:
             raise ConfigError("model.encoder_layers and model.decoder_layers must be at least 1")
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
-                f"model.width {self.width} is not an even multiple of model.heads {self.heads}",
-                "choose a width that the number of heads and 2 divide",
+                f"model.width is {self.width}; it must be even and a multiple of model.heads {self.heads}",
+                "choose a width divisible by 2 and by the number of heads",
             )
         if self.positions not in POSITIONS:
             raise ConfigError(f"model.positions {self.positions} is none of {', '.join(POSITIONS)}")

@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """What a sublayer adds to its input, with layer norm before it (pre-norm) or after the sum (as published)."""
+    """Input plus output of a sublayer, with layer norm before it (pre-norm) or after the sum (as published)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """(N, T, E) -> (N, T, E)."""
-        # What is added is cast first: to add two types costs a CPU many times more.
+        # The output is cast before it is added: adding tensors of two types costs a CPU many times more.
         if self.norm_first:
             return x + self.dropout(sublayer(cast_for_products(self.norm(x)))).to(x.dtype)
         return self.norm(x + self.dropout(sublayer(x)).to(x.dtype))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of attention: a softmax over fewer keys than a vector register holds takes a CPU many times as long as over so many.
+# Keys of attention: a softmax over fewer than fill a vector register takes a CPU many times as long as over that many.
 SHORTEST_ROW = {"cpu": 16, "cuda": 1}
 # A bias whose rows are not aligned is copied by CUDA's kernels of attention, and refused by them in a compiled layer.
 ROW_MULTIPLE = {"cpu": 1, "cuda": 8}
@@ -43,7 +43,7 @@ class Packing:
         self.positions = torch.cat((position, rest))  # (M,) of each token in its sentence
         self.in_sentences = torch.cat((sentence * T + position, rest))  # (M,) where each stands among B*T
         self.in_row = (starts[:, None] + steps).where(real, 0).flatten()  # (B*T,) the reverse
-        # Also where nothing is padding: what is not there in one batch would have another compiled for it.
+        # Made even where nothing is padding: were it None in some batches, layers would be compiled a second time.
         self.real_in_sentences = real.flatten()[:, None].float()  # (B*T, 1), 1 or 0
         self.real_in_row = (torch.arange(row, device=device) < tokens)[:, None].float()  # (M, 1)
         self.mask = real  # (B, T), True at real tokens

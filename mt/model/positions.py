@@ -27,10 +27,10 @@ def rotations(positions: int, head_size: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn queries or keys (N, T, H, D) by (T, 2, D): numbers i and i + D/2 are a point, which goes round by angle i.
+    """Rotate queries or keys (N, T, H, D) by (T, 2, D): numbers i and i + D/2 are a point, rotated by angle i.
 
     The product of a query and a key then depends on how far apart they stand (Su et al. 2021, RoFormer, section 3.2).
-    By complex numbers (T, D/2) points are turned whose numbers are neighbours: see `as_neighbours`.
+    A complex `rotation` (T, D/2) rotates points whose two numbers are neighbours instead: see `as_neighbours`.
     """
     if rotation.is_complex():
         points = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (N, T, H, D/2)
@@ -42,9 +42,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def as_neighbours(rotation: Tensor) -> Tensor:
-    """The same rotations, (positions, 2, D) -> (positions, D/2), as complex numbers: one product turns a point by one.
+    """The same rotations as complex numbers, (positions, 2, D) -> (positions, D/2): one product rotates a point.
 
-    Projections must lay out queries and keys for them, in the `order_of_neighbours`.
+    Queries and keys must then be projected in the `order_of_neighbours`.
     """
     cosines, sines = rotation.unbind(1)
     half = rotation.size(-1) // 2

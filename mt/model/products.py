@@ -49,7 +49,7 @@ class Int8Linear(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch means to move this function some day
             quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
-        torch.backends.quantized.engine = engine_for(weight)  # which also multiplies by what it has packed
+        torch.backends.quantized.engine = engine_for(weight)  # packs, and later multiplies by what it packed
         # Without these instructions sums of full 8-bit products do not fit into 16 bits: inputs get 7 bits there.
         self.reduce_range = not torch.cpu._is_vnni_supported()
         self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.detach())
@@ -60,12 +60,12 @@ class Int8Linear(nn.Module):
 
 
 def engine_for(weight: Tensor) -> str:
-    """The library for 8-bit products with a weight: FBGEMM begins sooner, oneDNN is faster with large ones."""
+    """The library for 8-bit products with a weight: FBGEMM starts a call sooner, oneDNN is faster with large ones."""
     fbgemm = weight.numel() < SMALL_WEIGHT and "fbgemm" in torch.backends.quantized.supported_engines
     return "fbgemm" if fbgemm else "onednn"
 
 
-SMALL_WEIGHT = 1 << 16  # all of *tiny* but the projection; of *small*, whose layers gained nothing, none
+SMALL_WEIGHT = 1 << 16  # all of *tiny* but the projection; none of *small*, whose layers gained nothing by FBGEMM
 
 
 class Bfloat16Linear(nn.Module):
@@ -82,7 +82,7 @@ class Bfloat16Linear(nn.Module):
 
 
 def prepare_to_translate(model: Transformer, precision: str) -> None:
-    """Let the model multiply by what is fastest on its device in this precision; its linear layers are given up.
+    """Replace the model's linear layers by the fastest for its device and this precision; it cannot be trained then.
 
     Raises `DeviceError` where PyTorch cannot multiply 8-bit integers.
     """
@@ -97,7 +97,7 @@ def prepare_to_translate(model: Transformer, precision: str) -> None:
         kind = PackedLinear
     else:
         return
-    put_together(model, kind)
+    fuse_self_attention(model, kind)
     model.projection = kind(model.output_weight, None)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -110,8 +110,8 @@ def prepare_to_translate(model: Transformer, precision: str) -> None:
 
 
 @torch.no_grad()
-def put_together(model: Transformer, kind: type[nn.Module]) -> None:
-    """Let self-attention project its input at once, and turn queries and keys at once, as complex numbers."""
+def fuse_self_attention(model: Transformer, kind: type[nn.Module]) -> None:
+    """Give self-attention one product for queries, keys and values, and rotate queries and keys together."""
     width, heads = model.config.width, model.config.heads
     order = torch.arange(3 * width)  # of the numbers of queries, keys and values
     if model.rotations is not None:

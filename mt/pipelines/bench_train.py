@@ -166,7 +166,7 @@ class Repetition:
 
 
 def training_of(work: Work, updates: int) -> Iterator[Repetition]:
-    """Train without end; an item for each so many updates.  Time runs until the device has done all of them."""
+    """Train without end; yields a repetition per `updates` updates, timed until the device has done all of them."""
     config, compute = work.config, work.compute
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute)

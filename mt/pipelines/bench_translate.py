@@ -171,7 +171,7 @@ def as_text(record: dict[str, Any]) -> str:
         "speed": f"{sentences['median']:,.1f} sentences/s ({sentences['lowest']:,.1f} to {sentences['highest']:,.1f}), "
         f"{tokens['median']:,.0f} target tok/s",
         "latency": f"{1e3 * waits['median']:,.1f} ms a line by itself, p95 {1e3 * waits['p95']:,.1f} ms "
-        f"({waits['lines']:,} lines, made ready in {waits['made_ready']:.1f} s)",
+        f"({waits['lines']:,} lines, after {waits['made_ready']:.1f} s of warm-up)",
         "traffic": f"{rate:,.1f} GB/s, {record['share_of_copy_rate']:.0%} of the "
         f"{record['copied_bytes_per_second'] / 1e9:,.1f} GB/s that a copy reaches here",
         "memory": f"{record['memory_gib']:.2f} GiB",

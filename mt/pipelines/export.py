@@ -24,7 +24,7 @@ def export(run: Path, form: str, output: Path, weights: str) -> None:
         raise ModelError(f"{output} is already there", "choose another --output")
     loaded = load_model(run)
     if not loaded.knows_capitals:
-        logger.warning("this model is to be given lines in capitals in lower case, which %s does not see to", form)
+        logger.warning("lines in capitals must be lower-cased before this model reads them; %s will not do that", form)
     record = RunFolder(run).read_config()
     spec = to_ctranslate2(loaded.model, loaded.tokenizers, weights)
     with atomic_directory(output) as folder:

@@ -22,7 +22,7 @@ from mt.workers import end_with_parent
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # that the launcher takes over, and keeps
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
-OWN = "mt-"  # and how it begins where `launch` has said it
+OWN = "mt-"  # its prefix where `launch` has set it
 
 
 def parse_devices(text: str) -> list[str]:
@@ -34,7 +34,7 @@ def parse_devices(text: str) -> list[str]:
 
 
 def visible(devices: list[str]) -> list[str]:
-    """The machine's names of these devices, which count those that this process may see; raises `DeviceError`."""
+    """What CUDA_VISIBLE_DEVICES calls these devices, counted among those visible now; raises `DeviceError`."""
     count = torch.cuda.device_count()
     if not count:
         raise DeviceError("no CUDA device is available here", "leave --devices out, or add --device cpu")
@@ -45,11 +45,11 @@ def visible(devices: list[str]) -> list[str]:
 
 
 def is_launched() -> bool:
-    """Whether `launch` has started this process; if so it ends with it.  Raises `ConfigError` for one of torchrun's."""
+    """Whether `launch` started this process, which then ends with its parent; raises `ConfigError` under torchrun."""
     run_id = os.environ.get(RUN_ID, "")
     if run_id and not run_id.startswith(OWN):
         raise ConfigError(
-            "--devices would start more processes in each that torchrun has started",
+            "--devices does not go with torchrun: each of its processes would start more",
             "leave it out: each process of torchrun takes the device of its rank",
         )
     if run_id:
@@ -86,7 +86,7 @@ def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
             sys.exit(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
         raise DeviceError(
-            f"rank {rank} of {len(devices)} was ended by {name}",
+            f"rank {rank} of {len(devices)} was killed by {name}",
             "run the same command again: it goes on where it stopped",
         ) from error
     except (KeyboardInterrupt, SignalException) as error:  # handed on to all, who have saved

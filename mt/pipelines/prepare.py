@@ -158,7 +158,7 @@ def encode_text(
         texts.check_untouched()
 
 
-MAX_LENGTH_OFFSET = 10  # tokens that a translation may be longer than its share of the source
+MAX_LENGTH_OFFSET = 10  # tokens that a translation may have beyond max_length_ratio times those of its source
 
 
 def longest_ratio(source_lengths: np.ndarray, target_lengths: np.ndarray) -> float:
@@ -236,7 +236,7 @@ def prepare_new(
 
 
 def prepare_again(run: RunFolder, settings: Settings, texts: Texts, compute: Compute) -> PreparedRun:
-    """The same of a run that has begun, with the tokenizers that it has."""
+    """The same for a run that has begun, with its own tokenizers."""
     record = run.read_config()
     tokenizers = load_tokenizers(run, record)
     tokenizer_config = resolve_tokenizer(settings, 0, same_script=True)
@@ -267,11 +267,11 @@ def shares(corpora: list[CorpusFiles], pairs: list[int], temperature: float) -> 
     total = sum(weight * count for weight, count in zip(weights, pairs, strict=True))
     for corpus, count, weight in zip(corpora, pairs, weights, strict=True):
         share = weight * count / total
-        yield f"{corpus.name}: {count:,} pairs, each {weight:.4g} times an epoch, are {share:.1%} of it"
+        yield f"{corpus.name}: {count:,} pairs, each read {weight:.4g} times per epoch, make up {share:.1%} of it"
 
 
 def warn_of_unused(said: Values, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
-    """Say what of how tokenizers are trained has no effect on those that are given."""
+    """Warn of settings for training tokenizers, which have no effect on given ones."""
     untold = defaults(TokenizerConfig) | {"vocabulary_size": tokenizers[1].size}
     for key in ("vocabulary_size", "type", "normalization"):
         if said.get(key, untold[key]) != untold[key]:
@@ -300,7 +300,7 @@ def seed_and_threads(settings: Settings) -> tuple[int, int]:
 
 
 def undecided_data(settings: Settings) -> DataConfig:
-    """What the text is read with, before the recipe is complete: what is not known yet does not bear on it."""
+    """The settings by which text is read, before the recipe is complete; placeholders for the rest do not affect it."""
     resolved = {
         "max_length_ratio": cleaning_rules(settings).max_length_ratio,
         "source_language": "",

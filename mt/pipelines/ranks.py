@@ -85,8 +85,8 @@ class Ranks:
     def connected(self, timeout_seconds: float) -> Iterator[None]:
         """A block in which ranks exchange tensors; one that keeps the others waiting for longer ends the training.
 
-        Of several ranks the processes end with the block, at once: nothing after it is tidied up.  Raises
-        `DeviceError` with the ranks that do not answer.
+        With several ranks the process exits at the end of the block: nothing after it runs, except that the first rank
+        raises `Interrupted` when all were stopped.  Raises `DeviceError` with the ranks that do not answer.
         """
         if self.count == 1:
             yield
@@ -124,7 +124,9 @@ class Ranks:
         except RuntimeError:  # the machine that holds the store is gone
             return "the connection between ranks broke"
         names = ", ".join(str(rank) for rank in sorted(missing))
-        return f"rank {names} of {self.count} does not answer" if missing else "the connection between ranks broke"
+        if len(missing) == 1:
+            return f"rank {names} of {self.count} does not answer"
+        return f"ranks {names} of {self.count} do not answer" if missing else "the connection between ranks broke"
 
     def maximum(self, *values: float) -> list[float]:
         """Of each value the greatest that a rank has."""
@@ -143,7 +145,7 @@ class Ranks:
         return shared.tolist()
 
     def share(self, items: list[Value]) -> list[Value]:
-        """Every so manieth item, which are this rank's."""
+        """This rank's items: every `count`-th one, from its own number on."""
         return items[self.rank :: self.count]
 
     def gather(self, items: list[Value]) -> list[Value]:
@@ -166,16 +168,16 @@ class Ranks:
         """What a call returns to the first rank, or the `ModelError` that it raises there, for all."""
         if self.count == 1:
             return call()
-        shared: list[Any] = [None, ""]
+        shared: list[Any] = [None, None]
         if self.first:
             try:
                 shared[0] = call()
             except ModelError as error:
-                shared[1] = error.message
+                shared[1] = (error.message, error.hint)
         distributed.broadcast_object_list(shared)
         value, problem = shared
         if problem:
-            raise ModelError(problem)
+            raise ModelError(*problem)
         return value
 
 

@@ -107,8 +107,8 @@ class RunConfig:
         in_decay = training.consistency_from > 1 - self.optimizer.decay_fraction
         if timed and in_decay and training.passes == 2:
             raise ConfigError(
-                f"two passes from {training.consistency_from:g} of the time on would begin while the learning"
-                f" rate falls, over the last {self.optimizer.decay_fraction:g}, in steps that are counted before",
+                f"two passes would begin at {training.consistency_from:g} of the time, when the learning rate already"
+                f" falls (the last {self.optimizer.decay_fraction:g} of it), in steps planned at the pace of one pass",
                 "lower training.consistency_from or optimizer.decay_fraction, or give --max-steps alone",
             )
         if self.data.max_tokens > self.model.max_positions:
@@ -149,7 +149,7 @@ def read_recipe(path: Path) -> Values:
 
 
 LANGUAGES = ("source_language", "target_language")
-# Settings that "auto" takes from another one.
+# Settings whose "auto" depends on another one: where that changes, what was said of them before is dropped.
 DEPENDENT = {
     "data.train": [f"data.{name}" for name in LANGUAGES],
     "training.consistency": [
@@ -194,7 +194,7 @@ class Settings:
                 given, before = self.given[section], self.given[section].get(key)
                 given[key] = value if value == AUTO else convert(value, wanted, f"{section}.{key}")
                 check_elements(section, key, given[key])
-                # What an earlier layer says goes with another choice; a complete recipe has a shape, but no preset.
+                # A changed choice drops its dependents; so does a first preset: a complete recipe has a shape instead.
                 if given[key] != before and (before is not None or key == "preset"):
                     for its_section, dependent in (name.split(".") for name in DEPENDENT.get(f"{section}.{key}", ())):
                         if dependent not in layer.get(its_section, {}):
@@ -287,10 +287,10 @@ def resolve(
     )
 
 
-# What a CPU and a GPU get done in a time that people wait for: target tokens of an update, and numbers of updates.
-MOST_BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-LONGEST_WARMUP = {"cpu": 500, "cuda": 4_000}
-RAREST_VALIDATION = {"cpu": 1_000, "cuda": 5_000}
+# Bounds by what a device computes while people wait: target tokens of an update, and numbers of updates.
+MAX_BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+MAX_WARMUP_STEPS = {"cpu": 500, "cuda": 4_000}
+MAX_STEPS_BETWEEN_VALIDATIONS = {"cpu": 1_000, "cuda": 5_000}
 
 
 def resolve_data(settings: Settings, facts: CorpusFacts, compute: Compute) -> DataConfig:
@@ -299,9 +299,7 @@ def resolve_data(settings: Settings, facts: CorpusFacts, compute: Compute) -> Da
         "max_length_ratio": cleaning_rules(settings).max_length_ratio,
         "source_language": facts.languages[0],
         "target_language": facts.languages[1],
-        "batch_tokens": min(
-            MOST_BATCH_TOKENS[compute.device.type], max(1_024, facts.target_tokens // 400 // 256 * 256)
-        ),
+        "batch_tokens": min(MAX_BATCH_TOKENS[compute.device.type], max(1_024, facts.target_tokens // 400 // 256 * 256)),
     }
     return build(DataConfig, settings.section("data", resolved), "data")
 
@@ -315,7 +313,7 @@ def cleaning_rules(settings: Settings) -> CleaningRules:
 
 
 def resolve_model(settings: Settings, facts: CorpusFacts, compute: Compute, *, share_embeddings: bool) -> ModelConfig:
-    """Given numbers stand before those of the preset, and these before the defaults."""
+    """Given settings override the preset's, and these override the defaults."""
     given = settings.said()["model"]
     preset = given.pop("preset", preset_for(facts.pairs, compute))
     vocabularies = {
@@ -329,19 +327,19 @@ def resolve_model(settings: Settings, facts: CorpusFacts, compute: Compute, *, s
     return build(ModelConfig, values | vocabularies, "model")
 
 
-# For two passes to gain, the text must be small, and have been read often by when they begin: on Multi30k small gained
-# where that was after 5 epochs and lost after 3, tiny gained after 15; fewer were not tried with it.
+# Two passes pay on small text that has been read often when they begin: on Multi30k, small gained when they began after
+# 5 epochs and lost when after 3; tiny gained when after 15, and fewer were not tried with it.
 CONSISTENT_PAIRS = 300_000
 CONSISTENT_EPOCHS = 10
 
-# Little text is read so often that other versions of it teach more than it says itself, once it is known as it stands.
+# Small text is read so often that, once a model knows it, noisy versions teach more than reading it as it is again.
 NOISY_PAIRS = 300_000
 NOISE_RATE = 0.3
 NOISE_FROM_EPOCH = 5
 
 
 def noise_rate_for(settings: Settings, pairs: int) -> float:
-    """What was given, or what text of so many pairs does well by."""
+    """The given rate, or what suits a corpus of this many pairs."""
     return settings.said()["training"].get("noise_rate", NOISE_RATE if pairs < NOISY_PAIRS else 0.0)
 
 
@@ -354,8 +352,8 @@ def resolve_training(
     like best, which was measured.
     """
     given = settings.said()["training"]
-    rarest = RAREST_VALIDATION[compute.device.type]
-    often = min(max(200, steps_per_epoch), rarest, (given.get("max_steps") or 1 << 40) // 10)
+    most = MAX_STEPS_BETWEEN_VALIDATIONS[compute.device.type]
+    often = min(max(200, steps_per_epoch), most, (given.get("max_steps") or 1 << 40) // 10)
     every = given.get("validate_every_steps", max(1, often))
     limited = bool(given.get("max_steps") or given.get("max_minutes"))
     decay = settings.section("optimizer", {})["decay_fraction"]
@@ -385,12 +383,12 @@ def resolve_training(
 def resolve_optimizer(
     settings: Settings, steps_per_epoch: int, width: int, training: TrainingConfig, compute: Compute
 ) -> OptimizerConfig:
-    """Wider models learn at lower rates, and those below 256 at twice what follows, as 128 did well by.
+    """The learning rate falls with the square root of the width; below 256 it is doubled, which did well at 128.
 
     The warm-up is an epoch, within bounds.
     """
     limited = training.max_steps or training.max_minutes
-    longest = min(LONGEST_WARMUP[compute.device.type], max(1, (training.max_steps or 1 << 40) // 10))
+    longest = min(MAX_WARMUP_STEPS[compute.device.type], max(1, (training.max_steps or 1 << 40) // 10))
     resolved = {
         "peak_learning_rate": (1e-3 if width >= 256 else 2e-3) * (256 / width) ** 0.5,
         "schedule": "warmup_stable_decay" if limited else "inverse_sqrt",

@@ -87,7 +87,7 @@ def event_line(record: Record) -> str:
         case "consistency":
             if record["begun"]:
                 return f"two passes over each sentence from now on ({record['method']})"
-            return f"one pass over each sentence to the end: the text has been read {record['epochs']:,} times only"
+            return f"one pass over each sentence to the end: the text has been read only {record['epochs']:,} times"
         case "noise":
             return f"{record['rate']:.0%} of the source sentences in other case or mistyped from now on"
         case "skipped":
@@ -97,16 +97,14 @@ def event_line(record: Record) -> str:
             rate = f"at {record['learning_rate_scale']:g} times the learning rate"
             return f"warning: training diverged at step {record['from_step']:,} and goes on from here {rate}"
         case "micro_batches":
-            return (
-                f"computed at a time: {record['micro_batch_tokens']:,} target tokens, which the memory of the GPU holds"
-            )
+            return f"micro-batches of {record['micro_batch_tokens']:,} target tokens, which fit into the GPU's memory"
         case "compiled":
             return f"compiled: {record['graphs']:,} graphs"
         case "length_penalty":
             chosen, before = record["length_penalty"], record["before"]
             instead = f", {record['score_before']:.2f} with {before:g}" if chosen != before else ""
             found = f"{record['metric']} {record['score']:.2f} on validation{instead}"
-            return f"length penalty {chosen:g} is kept: with beam {record['beam']} {found}"
+            return f"length penalty {chosen:g} is chosen: with beam {record['beam']} {found}"
         case "out_of_memory":
             return f"warning: out of memory: {record['micro_batch_tokens']:,} target tokens at a time from now on"
     return ""

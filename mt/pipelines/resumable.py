@@ -103,7 +103,7 @@ def join(parts: list[Path], path: Path) -> None:
 def resumable_file(path: Path, work: Values, *, to_be_joined: bool = False) -> Iterator[ResumableFile]:
     """A block that writes a file; what a failure leaves recorded stays, and the error says that it does.
 
-    One that is to be joined with others keeps its record in place of its name: until all are done, it is not done anew.
+    One that is to be joined with others stays FILE.partial, with its record: it is not redone while others are undone.
     Raises `DataError` when the disk is full or the place cannot be written.
     """
     file = None

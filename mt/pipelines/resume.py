@@ -89,7 +89,7 @@ def check_output(run: RunFolder, cache: Path, *, overwrite: bool) -> None:
     if foreign:
         remains = "--overwrite clears away what is left of an earlier run, or " if set(foreign) <= RESULTS else ""
         raise ModelError(
-            f"{run.path} is no run folder and is not empty: it holds {foreign[0]}", f"{remains}choose another --output"
+            f"{run.path} is not a run folder, and not empty: it holds {foreign[0]}", f"{remains}choose another --output"
         )
 
 

@@ -25,7 +25,7 @@ from mt.training.checkpoint import load_tensors, load_weights
 
 FORMAT_VERSION = "1"
 ARCHITECTURES = {"transformer": (ModelConfig, Transformer)}
-# What recipes did that are older than these settings, for which "auto" would choose something else now.
+# What recipes from before these settings did, where "auto" would choose something else now.
 OLDER: dict[str, Values] = {
     "model": {"positions": "sinusoidal"},
     "training": {
@@ -112,7 +112,7 @@ class RunFolder:
             case {"settings": dict(), "corpora": list(), "started_from": str()}:
                 return said
         raise ModelError(
-            f"{self.config} no longer says how the run was made", "only mt translate, evaluate and export need no more"
+            f"{self.config} no longer says how the run was made", "mt translate, evaluate and export work without that"
         )
 
     def read_recipe(self) -> dict[str, Values]:

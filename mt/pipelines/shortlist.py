@@ -77,6 +77,6 @@ def training_text(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> En
         texts = Texts.of(run, settings)
         check_unchanged(run, texts.checksums)
     except (ConfigError, DataError, ModelError) as error:
-        hint = f"put the text back where {run.recipe} says, seen from here, as it was when the run was trained"
+        hint = f"put the text back unchanged where {run.recipe} says; relative paths start at the current folder"
         raise DataError(error.message, hint) from error
     return read_or_encode(run, settings, texts, tokenizers).train

@@ -46,7 +46,7 @@ class Texts:
             try:
                 name.encode()
             except UnicodeEncodeError as error:
-                raise DataError(f"the name {name!r} is not UTF-8, and a run notes it", "rename it") from error
+                raise DataError(f"the name {name!r}, to be kept in config.json, is not UTF-8", "rename it") from error
         for path in filter(can_be_read_only_once, paths):
             raise DataError(f"{path} is a pipe, and text is read several times", "write it to a file (.gz will do)")
         remembered = Checksums(cache_folder(run, settings))

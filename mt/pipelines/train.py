@@ -72,7 +72,9 @@ def train(request: TrainRequest) -> None:
     Configuration, device, run folder and data are checked in this order, before anything is written.
     """
     if request.overwrite and launch_number("TORCHELASTIC_MAX_RESTARTS"):
-        raise ConfigError("--overwrite would delete the run each time that torchrun starts anew", "--max-restarts 0")
+        raise ConfigError(
+            "--overwrite would delete the run each time that torchrun restarts", "give torchrun --max-restarts 0"
+        )
     run, ranks = RunFolder(request.output), Ranks.launched()
     with ExitStack() as stack:
         if ranks.first:
@@ -132,7 +134,7 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
         if reason := finished(run, settings):
             texts.remembered.save()
             patience = reason.startswith("no gain")
-            hint = "--set validation.patience=... that is higher" if patience else "a higher limit"
+            hint = "a higher --set validation.patience=N" if patience else "a higher limit"
             logger.info("%s is finished (%s); to train on, give %s", run.path, reason, hint)
             return None
     if new:
@@ -175,7 +177,7 @@ def provenance(prepared: PreparedRun, settings: Settings, texts: Texts, start: L
 def check_settings(settings: Settings) -> None:
     """Build the recipe for made-up facts, so that what cannot be done is refused before any text is read.
 
-    There is so much text in them that nothing is chosen that is for little of it, and might clash with what was said.
+    The facts are those of a large corpus: choices meant for little text could clash with what was said.
     """
     facts = CorpusFacts(pairs=10**7, target_tokens=10**8, vocabularies=(8_000, 8_000), languages=("", ""))
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
@@ -249,7 +251,7 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
 def warn_of_few_steps(steps: int, warmup: int) -> None:
     """Say that a model has not learned much where training ended before its learning rate had risen."""
     if not steps:
-        logger.warning("the time was over before the first update: the model is untrained; give it more --max-minutes")
+        logger.warning("the time ran out before the first update: the model is untrained; raise --max-minutes")
     elif steps < warmup:
         logger.warning(
             "training ended in its warm-up, at step %s of %s: give it more time", f"{steps:,}", f"{warmup:,}"
@@ -370,7 +372,7 @@ def announce(
     if training.noise_rate:
         logger.info(
             "%s%.0f%% of the source sentences are learned in lower or title case, or mistyped%s;"
-            " all as they stand with --set training.noise_rate=0",
+            " --set training.noise_rate=0 leaves all as they are",
             f"after {training.noise_from_epoch} epochs " if training.noise_from_epoch else "",
             100 * training.noise_rate,
             "" if prepared.knows_capitals else ", and lines in capitals will be read in lower case",
@@ -389,7 +391,7 @@ def use_fastest_kernel(model: Transformer, compute: Compute) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGINT and SIGTERM only ask to stop, the second time at once; yields whether they have."""
+    """Inside the block a first SIGINT or SIGTERM only asks to stop, a second stops at once; yields `asked`."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -401,7 +403,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: asked  # whether a signal has come
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

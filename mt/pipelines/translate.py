@@ -123,7 +123,7 @@ def translate(
     check(request, files, output, form)
     if launched := launched_shard():
         if shard:
-            raise ConfigError(f"--shard {shard} would be that of every process", "torchrun gives each its own")
+            raise ConfigError(f"--shard {shard} would apply to every process", "torchrun gives each a part of its own")
         shard, output = launched, launched.own_file(output)
     part = lines_of(shard, files, WINDOW) if shard else EVERY_LINE
     with ExitStack() as stack:
@@ -152,7 +152,7 @@ def translate(
 
 
 def check(request: SearchRequest, files: list[Path], output: Path | None, form: str) -> None:
-    """Raise `ConfigError` for what `translate` is asked in vain."""
+    """Raise `ConfigError` for a request that `translate` cannot meet."""
     if request.nbest > 1 and form == "text":
         raise ConfigError(f"--nbest {request.nbest} needs --format jsonl", "a text file has one translation a line")
     if output:
@@ -182,8 +182,8 @@ def work_record(
 ) -> Values:
     """All that a translation depends on.
 
-    In full precision and with the whole vocabulary what stands beside a sentence decides over no more than the last
-    digits of sums; else threads and batches count as well.
+    In full precision and with the whole vocabulary, the other sentences of a batch change only the last digits of sums;
+    otherwise threads and batches count as well.
     """
     alone = translator.compute.precision in ("fp32", "tf32") and not request.shortlist
     return {
@@ -253,7 +253,7 @@ def text_lines(inputs: Iterator[tuple[BinaryIO, str]], part: range) -> Iterator[
 
 def warn_of_return(name: str, number: int) -> None:
     logger.warning(
-        "%s, line %s: ends in a carriage return, which is read like a letter: take it out with: tr -d '\\r'",
+        "%s, line %s: ends in a carriage return, which counts as text; remove it with: tr -d '\\r'",
         name,
         f"{number:,}",
     )

@@ -53,8 +53,8 @@ class Validation:
         self.references = [data.valid_references[i] for i in translated]
         if len(translated) < len(data.valid_sources):
             logger.info(
-                "of %s validation pairs every validation translates %s, taken evenly (validation.max_sentences)",
-                f"{len(data.valid_sources):,}", f"{len(translated):,}",
+                "each validation translates %s of the %s validation pairs, evenly spaced (validation.max_sentences)",
+                f"{len(translated):,}", f"{len(data.valid_sources):,}",
             )  # fmt: skip
         at_a_time = min(config.data.batch_tokens, config.training.micro_batch_tokens or config.data.batch_tokens)
         sampler = BatchSampler(data.valid, batch_tokens=at_a_time, seed=0)
@@ -91,9 +91,9 @@ class Validation:
         return quick_scores(translations, self.references, self.prepared.config.data.target_language, metrics)
 
     def scores_by_length_penalty(self, metric: str) -> dict[float, float]:
-        """What translations of the run's own search score when its hypotheses are ranked by each of the penalties.
+        """The scores of the run's own search, its n-best lists re-ranked by each of the penalties.
 
-        A search with that penalty would rank first what is among the hypotheses anyway, nearly always.
+        The best hypothesis of a search with that penalty is nearly always among them.
         """
         search = self.prepared.decoding
         with uncompiled():
@@ -185,7 +185,7 @@ def closing_validations(config: RunConfig) -> float:
 
 
 def choose_length_penalty(trainer: Trainer, validation: Validation, run: RunFolder, ranks: Ranks) -> None:
-    """Rank the translations of the weights that were chosen by what scores best on the validation text, or nearly."""
+    """Set the run's length penalty: of those that score best on validation, or nearly, the nearest to the old one."""
     ranks.meet()  # and not read before the first has written
     load_weights(trainer.model, load_tensors(run.model), str(run.model))
     trainer.model.eval()

@@ -81,7 +81,7 @@ class Budget:
         clock: Clock,
         closing_validations: float = 2.5,
     ) -> None:
-        """What comes after the last update takes as long as so many validations."""
+        """`closing_validations`: how many validations take as long as what comes after the last update."""
         self.config, self.optimizer, self.progress, self.clock = config, optimizer, progress, clock
         self.closing_validations = closing_validations
         self.restart_pace()
@@ -120,7 +120,7 @@ class Budget:
         return Decay(step, max(1, min(left))) if due else None
 
     def share_used(self) -> float:
-        """Of the limit that is nearer; 0 without one."""
+        """The share of the nearer limit that is used up; 0 without a limit."""
         shares = [0.0]
         if self.config.max_steps:
             shares.append(self.progress.step / self.config.max_steps)

@@ -148,7 +148,7 @@ class Checkpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def save(self, step: int, learned: Learned, state: dict[str, Any]) -> None:
-        """Write a checkpoint; of one that is there, whose tensors are those of this step, only the state."""
+        """Write a checkpoint; where this step has one, whose tensors are the same, replace its state only."""
         if (self.path(step) / "state.json").is_file():
             written = self.read_state(step).get(CHECKSUMS, {})
             write_json(self.path(step) / "state.json", {**state, CHECKSUMS: written})

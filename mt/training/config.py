@@ -20,14 +20,14 @@ class TrainingConfig:
     precision: str = auto()  # fp32 | tf32 | bf16
     threads: int = auto()  # of the CPU
     compile: bool = auto()  # the layers, at the start of each session; auto: on CUDA
-    bidirectional_epochs: int = 0  # at first, with all pairs in both directions; needs one tokenizer for both sides
+    bidirectional_epochs: int = 0  # first ones, with all pairs in both directions; needs one tokenizer for both sides
     sampling_alpha: float = 0.0  # pieces drawn anew each epoch: unigram 0.3, say; bpe 0.1; 0: always the best ones
     noise_rate: float = auto()  # share of sources in lower or title case, or mistyped, anew each epoch
-    noise_from_epoch: int = auto()  # the first so many epochs have no noise
+    noise_from_epoch: int = auto()  # the epochs before it, counted from 0, have no noise
     label_smoothing: float = 0.1  # share of the target's probability spread over the vocabulary
     consistency: str = auto()  # off | r-drop | simcut: two passes over each sentence are made to predict alike
     consistency_from: float = auto()  # share of the budget before which there is one pass; auto: 0.3 with a limit
-    consistency_epochs: int = auto()  # that there must have been by then, else there are none; auto, asked for: 0
+    consistency_epochs: int = auto()  # needed by then, else one pass to the end; auto: 10, or 0 with a given method
     consistency_alpha: float = auto()  # how much their agreement counts; auto: as published
     cutoff: float = auto()  # share of embeddings that the second pass does not see; auto: as published
     micro_batch_tokens: int = auto()  # target tokens computed at a time; 0: an update, or what of it a GPU holds
@@ -37,7 +37,7 @@ class TrainingConfig:
     checkpoint_every_steps: int = auto()
     keep_last: int = 5  # checkpoints
     keep_best: int = 3  # checkpoints, and how many of the best are averaged at the end
-    ema_decay: float = 0.0  # an update, of a moving average of the weights; 0.999, say; 0: none is made
+    ema_decay: float = 0.0  # per update, of a moving average of the weights, such as 0.999; 0: no average
     timeout_seconds: float = 600.0  # for which one of several processes may keep the others waiting
 
     def __post_init__(self) -> None:

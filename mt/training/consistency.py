@@ -9,7 +9,7 @@ target are cut off besides, that is zero, and it is there to agree only:
 
     CE(p) + alpha * KL(p | q).
 
-Gradients follow both passes.  They are one forward pass over each sentence laid in the row twice.
+Gradients flow through both passes, which are one forward pass over a row that holds each sentence twice.
 
 Shapes: M rows, of which the first are target tokens, then the same once more, the rest padding; E width, V vocabulary.
 """
@@ -81,7 +81,7 @@ def consistent_loss(
     """The loss of this module in nats, summed over tokens; its cross-entropies are label-smoothed.
 
     From hidden (M, E), weight (V, E) and targets of one pass.  The second value is the cross-entropy of the first pass
-    without smoothing, for the eye only.
+    without smoothing, for the log and the guard; it has no gradient.
     """
     compute = partial(loss_and_gradients, targets=targets, smoothing=smoothing, shares=consistency.shares)
     return ForwardGradients.apply(hidden, weight, compute)
@@ -120,11 +120,11 @@ def loss_and_gradients(
 
 
 def token_losses(logits: Tensor, targets: Tensor, smoothing: float, shares: Shares) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, but for smoothing's share of all pieces, and first cross-entropy, summed; the gradient of the logits.
+    """Loss (without smoothing's uniform part) and first cross-entropy, summed; the gradient of the logits.
 
     The logits (2 * tokens, V) are those of p, then of q.  With r = log p - log q the gradient of KL(p | q) is
-    p (r - KL(p | q)) in the logits of p, and q - p in those of q.  What is the same for all logits of a token stands
-    in sums of one number each, so that (tokens, V) numbers are gone over as seldom as may be.
+    p (r - KL(p | q)) in the logits of p, and q - p in those of q.  What is the same for all logits of a token is kept
+    as one number per token, so that the (tokens, V) matrices are read as rarely as possible.
     """
     forward, backward = shares.second_from_first, shares.first_from_second
     wanted = torch.arange(len(targets), device=targets.device), targets

@@ -39,7 +39,7 @@ class Meter:
         self.followed = torch.zeros(4, dtype=torch.float64, device=device)
         self.faults = torch.zeros(len(FAULTS), device=device)  # how many were skipped for each
         self.target_tokens = 0
-        self.graphs = compiled_graphs()  # before
+        self.graphs = compiled_graphs()  # compiled before this interval
         self.since = time.monotonic()
 
     def add(self, outcome: Outcome, target_tokens: int) -> None:
@@ -204,7 +204,7 @@ class Trainer:
         self.meter = Meter(self.compute.device)
 
     def judge(self) -> None:
-        """Validate, and enter the score into the list of the best."""
+        """Validate, rank the step among the best, and publish its weights unless those in use scored better."""
         start = self.budget.clock.elapsed()
         self.model.eval()
         scores = self.validate()

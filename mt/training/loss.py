@@ -23,7 +23,7 @@ Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, unsmoothed
 class ForwardGradients(torch.autograd.Function):
     """A loss of hidden (M, E) and weight (V, E) whose gradients are taken with it, in the forward pass.
 
-    `compute` is called with both and with the type that the factors of products have.
+    `compute` is given both, and the dtype in which matrix products are computed.
     """
 
     @staticmethod
@@ -32,7 +32,7 @@ class ForwardGradients(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        with torch.autocast(device, enabled=False):  # which would take the softmax in float32
+        with torch.autocast(device, enabled=False):  # enabled, it would compute the softmax in float32
             loss, unsmoothed, *gradients = compute(hidden, weight, product_type)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(unsmoothed)
@@ -95,7 +95,7 @@ def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothi
     """Cross-entropy in nats, summed over tokens, against (1 - smoothing) of the target and smoothing / V of each piece.
 
     From hidden (M, E), weight (V, E) and targets, which may be fewer than M: the rest is padding.  The second value is
-    the sum without smoothing, for the eye only.
+    the sum without smoothing, for the log and the guard; it has no gradient.
     Szegedy et al. 2016, section 7, as in Vaswani et al. 2017, section 5.4.
     """
     return ForwardGradients.apply(hidden, weight, partial(loss_and_gradients, targets=targets, smoothing=smoothing))

@@ -7,7 +7,7 @@ training does not depend on it.
 import torch
 from torch import Tensor
 
-EVERY = 5  # updates at which the average moves, by as much as it would have in all of them: a CPU hardly notices
+EVERY = 5  # updates from one move of the average to the next, which counts for all of them: cheap even on a CPU
 
 
 class MovingAverage:

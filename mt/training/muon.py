@@ -1,9 +1,9 @@
-"""Muon (Jordan et al. 2024): matrices between layers follow their momentum, made orthogonal.
+"""Muon (Jordan et al. 2024): the matrices of hidden layers follow their momentum, made orthogonal.
 
-A gradient's few large singular values would else be nearly all that an update changes.  The orthogonal matrix nearest
+Otherwise a gradient's few large singular values would be nearly all of an update.  The orthogonal matrix nearest
 to the momentum gives every direction the same weight; a Newton-Schulz iteration comes close to it in products alone.
 Its entries are scaled to the size that AdamW's have (Liu et al. 2025, equation 4), so that both learn at one rate.
-Embeddings, norms and biases are AdamW's.
+Embeddings, norms and biases are left to AdamW.
 
 Shapes: n matrices of r rows and c columns.
 """
@@ -23,9 +23,9 @@ AS_ADAMW = 0.2  # root mean square of AdamW's updates, in learning rates
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW for all parameters but matrices between layers.
+    """AdamW for all parameters but the hidden matrices.
 
-    `matrices` says of each of those how many of a kind are stacked in it: keys and values are two projections.
+    `matrices` maps each of those to the number of projections stacked in it: keys and values are two.
     """
 
     def __init__(self, matrices: dict[Tensor, int], others: list[dict[str, Any]], **settings: Any) -> None:
@@ -74,7 +74,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.to(matrices.dtype)
 
 
-def matrices_between_layers(model: nn.Module) -> dict[Tensor, int]:
+def hidden_matrices(model: nn.Module) -> dict[Tensor, int]:
     """The weights of a model's projections, each with how many of them are stacked in it."""
     stacked = {module.key_value.weight for module in model.modules() if isinstance(module, MultiHeadAttention)}
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]

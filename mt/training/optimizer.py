@@ -1,4 +1,4 @@
-"""What follows gradients, and the learning rate of each step."""
+"""The optimizer, and the learning rate of each step."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import nn
 
 from mt.errors import ConfigError
 from mt.settings import auto
-from mt.training.muon import Muon, matrices_between_layers
+from mt.training.muon import Muon, hidden_matrices
 
 METHODS = ("adamw", "muon")
 SCHEDULES = ("warmup_stable_decay", "inverse_sqrt", "cosine", "constant")
@@ -84,10 +84,10 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
         "weight_decay": config.weight_decay,
         "fused": True,
     }
-    between_layers = matrices_between_layers(model) if config.method == "muon" else {}
-    others = [p for p in model.parameters() if p not in between_layers]
+    hidden = hidden_matrices(model) if config.method == "muon" else {}
+    others = [p for p in model.parameters() if p not in hidden]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim > 1]},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return Muon(between_layers, groups, **settings) if between_layers else torch.optim.AdamW(groups, **settings)
+    return Muon(hidden, groups, **settings) if hidden else torch.optim.AdamW(groups, **settings)

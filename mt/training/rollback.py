@@ -11,11 +11,11 @@ MOST = 3  # times that a run goes back
 
 
 def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) -> None:
-    """Put what was learned, and progress, where they stood before updates were skipped, and halve the learning rate.
+    """Return to the last checkpoint before updates were skipped, and halve the learning rate.
 
-    That is the last checkpoint from before the first of them, each time another one.  It is written down there before
-    the later ones are deleted, so that a crash at any moment leaves a run that goes back, or has gone back.  Raises
-    `ModelError` when it has been tried often enough.
+    A checkpoint that was returned to before is passed over.  The new progress is saved in the chosen one before later
+    ones are deleted, so that a crash at any moment leaves a run that goes back, or has gone back.  Raises `ModelError`
+    when it has been tried often enough.
     """
     if len(progress.rollbacks) == MOST:
         raise diverged(progress)
@@ -42,9 +42,9 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) ->
 
 
 def diverged(progress: Progress) -> ModelError:
-    tried = f", and {len(progress.rollbacks)} returns to earlier weights did not help" if progress.rollbacks else ""
+    tried = f"; returns to earlier weights that did not help: {len(progress.rollbacks)}" if progress.rollbacks else ""
     return ModelError(
         f"training diverged: the last {progress.guard.skipped_in_a_row:,} updates up to step {progress.step:,} "
-        f"could not be learned from{tried}",
+        f"were skipped{tried}",
         "lower the learning rate: --set optimizer.peak_learning_rate=...",
     )

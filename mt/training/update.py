@@ -61,7 +61,7 @@ class DoesNotFit(DeviceError):
 
 @dataclass
 class Updater:
-    """What makes a model a little better: called once an update."""
+    """Takes one optimizer step each time it is called."""
 
     model: Transformer
     optimizer: torch.optim.Optimizer  # a fused one: others cannot skip a step unseen

@@ -1,4 +1,4 @@
-"""Great letters and small ones by hand, and what is never changed."""
+"""Upper and lower case by hand, and what is never changed."""
 
 import pytest
 

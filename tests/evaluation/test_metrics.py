@@ -290,7 +290,7 @@ def test_tokenised_text_is_warned_of_once_for_each_side_and_not_by_sacrebleu_too
     tokenised = ["a dog ."] * 200
     evaluate(tokenised, ["a dog."] * 200, confidence=False)
     assert [record.name for record in caplog.records] == ["mt.evaluation.metrics"]
-    assert "hypotheses text looks tokenised: 200 of 200 lines end in ' .'" in caplog.text
+    assert "text of the hypotheses looks tokenised: 200 of 200 lines end in ' .'" in caplog.text
     caplog.clear()
     evaluate(tokenised, tokenised, confidence=False)
     assert len(caplog.records) == 2
@@ -328,6 +328,6 @@ def test_of_too_many_lines_there_are_scores_without_intervals_and_no_comparison(
     assert all(score.low is not None for score in evaluate(hypotheses, references))
     monkeypatch.setattr(metrics, "MAX_LINES", 39)
     assert evaluate(hypotheses, references) == expected
-    assert "no intervals: 40 lines are too many to resample (39)" in caplog.text
+    assert "no intervals: 40 lines are too many to resample (at most 39)" in caplog.text
     with pytest.raises(DataError, match="40 lines are too many to compare by resampling, which takes 39 at most"):
         compare(hypotheses, references, references)

@@ -345,7 +345,7 @@ def test_the_settings_shown_are_a_recipe(mt, trained, tmp_path):
     [
         (["--set", "optimizer.warmup=5"], "--set: optimizer.warmup is not a setting", "did you mean warmup_steps?"),
         (["--set", "optimiser.beta1=0.5"], "--set: [optimiser] is not a setting", "did you mean optimizer?"),
-        (["--set", "model.heads=3"], "model.width 256 is not an even multiple of model.heads 3", "choose a width"),
+        (["--set", "model.heads=3"], "model.width is 256; it must be even and a multiple of", "choose a width"),
         (["--set", "model.heads=two"], "model.heads = 'two' is not a whole number", ""),
         (["--set", "max_steps=5"], "--set 'max_steps=5' is not section.key=value", "for instance: --set "),
         (["--set", "training.max_steps=-1"], "training.max_steps is negative", ""),

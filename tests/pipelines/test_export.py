@@ -22,7 +22,7 @@ def test_what_is_left_to_the_user_is_said(mt, trained, tmp_path):
     record = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(record | {"knows_capitals": False}))
     outcome = mt("export", run, "--to", "ctranslate2", "--output", tmp_path / "out")
-    assert "lines in capitals in lower case, which ctranslate2 does not see to" in outcome.err
+    assert "lines in capitals must be lower-cased before this model reads them; ctranslate2 will not" in outcome.err
 
 
 @pytest.mark.parametrize(

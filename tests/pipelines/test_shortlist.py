@@ -214,7 +214,7 @@ def test_text_that_is_gone_or_changed_is_asked_for(mt, own_text, change, message
     run, text = own_text
     change(text)
     outcome = mt("shortlist", run)
-    hint = f"put the text back where {run}/run.toml says, seen from here, as it was when the run was trained"
+    hint = f"put the text back unchanged where {run}/run.toml says; relative paths start at the current folder"
     assert refused(outcome, ExitCode.DATA, message.format(run=run, text=text), hint), outcome.err
     assert not (run / "shortlist.safetensors").exists()
 

@@ -262,7 +262,7 @@ def test_tab_separated_corpora_and_weights_come_from_the_recipe(mt, corpus, tmp_
     assert json.loads((prepared / "facts.json").read_text())["pairs_of_corpora"] == [300, 20]
     corpora = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de"), CorpusFiles(tsv=tsv, weight=2.5)]
     assert read_prepared(prepared, corpora, 1.0).weights.tolist() == [1.0] * 300 + [2.5] * 20
-    assert f"{tsv}: 20 pairs, each 2.5 times an epoch, are 14.3% of it" in outcome.err  # 50 of 350
+    assert f"{tsv}: 20 pairs, each read 2.5 times per epoch, make up 14.3% of it" in outcome.err  # 50 of 350
     model = json.loads((tmp_path / "run" / "config.json").read_text())["model"]
     assert (model["width"], model["encoder_layers"], model["decoder_layers"]) == (128, 1, 4)
     outcome = mt("train", "--output", tmp_path / "run", "--set", "data.temperature=2")
@@ -270,7 +270,7 @@ def test_tab_separated_corpora_and_weights_come_from_the_recipe(mt, corpus, tmp_
     warmer = ["--config", tmp_path / "recipe.toml", "--set", "data.temperature=2"]
     outcome = mt("train", *warmer, "--output", tmp_path / "warmer")
     # 2.5 times the root of 300 / 20 is 9.682; 20 pairs so often are 193.6 of 493.6.
-    assert f"{tsv}: 20 pairs, each 9.682 times an epoch, are 39.2% of it" in outcome.err
+    assert f"{tsv}: 20 pairs, each read 9.682 times per epoch, make up 39.2% of it" in outcome.err
 
 
 def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus, tmp_path):
@@ -304,7 +304,9 @@ def test_what_is_chosen_by_the_length_of_an_epoch_counts_its_weights(mt, corpus,
 def test_training_begins_by_saying_what_was_chosen(mt, corpus, tmp_path):
     text = ["--train", corpus / "train.en", corpus / "train.de", "--valid", corpus / "valid.en", corpus / "valid.de"]
     flags = ["--vocab-size", 300, "--threads", 1, "--max-steps", 2, "--output", tmp_path / "run"]
-    outcome = mt("train", *text, *flags, "--set", "model.encoder_layers=2", "--set", "optimizer.peak_learning_rate=3e-3")
+    outcome = mt(
+        "train", *text, *flags, "--set", "model.encoder_layers=2", "--set", "optimizer.peak_learning_rate=3e-3"
+    )
     assert outcome.code == 0, outcome.err
     assert (
         "2+4 layers of width 128, dropout 0.2, 300 pieces, updates of 1,024 target tokens, learning rate up to 0.003,"
@@ -813,7 +815,7 @@ def test_an_update_that_does_not_fit_into_memory_is_computed_in_parts_and_nothin
 
 def test_the_log_says_what_a_gpu_holds_and_what_was_compiled():
     found = {"event": "micro_batches", "micro_batch_tokens": 16_384}
-    assert event_line(found) == "computed at a time: 16,384 target tokens, which the memory of the GPU holds"
+    assert event_line(found) == "micro-batches of 16,384 target tokens, which fit into the GPU's memory"
     assert event_line({"event": "compiled", "graphs": 2}) == "compiled: 2 graphs"
 
 
@@ -980,7 +982,7 @@ def test_the_minutes_of_all_sessions_count_together(train, mt, stop_after, tmp_p
 def test_minutes_too_few_for_one_update_still_leave_a_model(train, mt, tmp_path):
     outcome = train(tmp_path / "run", "--max-minutes", 1e-4, steps=None)
     assert outcome.code == 0, outcome.err
-    assert "warning: the time was over before the first update: the model is untrained" in outcome.err
+    assert "warning: the time ran out before the first update: the model is untrained" in outcome.err
     assert mt("translate", "--model", tmp_path / "run", "--beam", 1, stdin=b"one two\n").code == 0
 
 
@@ -1124,7 +1126,7 @@ def test_more_patience_goes_on_with_a_run_that_lost_it(train, mt, tmp_path):
     still = ["--set", "optimizer.peak_learning_rate=1e-12", "--set", "training.validate_every_steps=1"]
     assert train(tmp_path / "run", *still, "--set", "validation.patience=2", steps=None).code == 0
     again = mt("train", "--output", tmp_path / "run")
-    assert "(no gain in 2 validations); to train on, give --set validation.patience=... that is higher" in again.err
+    assert "(no gain in 2 validations); to train on, give a higher --set validation.patience=N" in again.err
     outcome = mt("train", "--output", tmp_path / "run", "--set", "validation.patience=4")
     assert "finished (no gain in 4 validations) after 5 steps" in outcome.err
 

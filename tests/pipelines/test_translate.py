@@ -621,7 +621,7 @@ def test_one_part_for_all_processes_is_refused(translate_files, launched, tmp_pa
     launched(0, 2)
     outcome = translate_files("--shard", "3/3", "--output", tmp_path / "out")
     assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
-    assert outcome.err.startswith("error: --shard 3/3 would be that of every process\n")
+    assert outcome.err.startswith("error: --shard 3/3 would apply to every process\n")
 
 
 def test_processes_of_torchrun_need_files_to_read_and_to_write(translate_files, mt, trained, launched, tmp_path):
@@ -768,7 +768,7 @@ def test_devices_are_not_for_a_process_of_torchrun(translate_files, launched, mo
     outcome = translate_files("--devices", "0,1", "--output", tmp_path / "out")
     assert outcome.code == ExitCode.USAGE
     assert outcome.err.startswith(
-        "error: --devices would start more processes in each that torchrun has started\nhint:"
+        "error: --devices does not go with torchrun: each of its processes would start more\nhint:"
     )
 
 

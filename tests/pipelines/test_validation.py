@@ -153,7 +153,8 @@ def test_a_search_with_the_chosen_length_penalty_scores_what_the_log_says(train,
     outcome = train(run, "--valid", *text.values(), "--set", "validation.metric=chrf")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     (record,) = [record for record in log if record.get("event") == "length_penalty"]
-    assert f"length penalty {record['length_penalty']:g} is kept: with beam 5 chrf {record['score']:.2f}" in outcome.err
+    chosen = f"length penalty {record['length_penalty']:g} is chosen: with beam 5 chrf {record['score']:.2f}"
+    assert chosen in outcome.err
     flags = [word for pair in text.items() for word in pair]
     for more, expected in (([], record["score"]), (["--length-penalty", 1], record["score_before"])):
         evaluated = mt("evaluate", "--model", run, *flags, "--format", "json", *more)

@@ -6,7 +6,7 @@ import torch
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
 from mt.training.checkpoint import load_optimizer, optimizer_tensors, weights
-from mt.training.muon import Muon, matrices_between_layers, orthogonal
+from mt.training.muon import Muon, hidden_matrices, orthogonal
 from mt.training.optimizer import OptimizerConfig, make_optimizer
 
 RATE = 0.01
@@ -47,7 +47,7 @@ def test_a_matrix_keeps_its_singular_vectors_and_its_singular_values_come_near_o
 
 
 def test_every_projection_is_a_matrix_and_keys_and_values_are_two(model):
-    matrices = matrices_between_layers(model)
+    matrices = hidden_matrices(model)
     named = {name: matrices[parameter] for name, parameter in weights(model).items() if parameter in matrices}
     assert {name for name, parameter in weights(model).items() if parameter.ndim > 1} - set(named) == {
         "target_embedding.weight"
