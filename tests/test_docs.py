@@ -90,6 +90,14 @@ def test_every_setting_is_explained_with_its_default():
     }
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_setting_that_is_named_exists(document):
+    shown = tomllib.loads(Settings().as_text())
+    named = re.findall(rf"`({'|'.join(shown)})\.(\w+)[`= ]", document.read_text(encoding="utf-8"))
+    files = ("md", "png", "model", "safetensors", "py")
+    assert [f"{section}.{key}" for section, key in named if key not in files and key not in shown[section]] == []
+
+
 def plain(value):
     """As the tables have it: nothing for what is empty."""
     if isinstance(value, bool):

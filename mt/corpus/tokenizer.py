@@ -143,7 +143,7 @@ def sample_of(lines: Iterable[str], count: int, seed: int = 1) -> list[str]:
 
 
 def vocabulary_size_for(pairs: int) -> int:
-    """Pieces for a corpus of so many pairs: 8,000 at 29,000 pairs, 32,000 from 4.5 million on.
+    """Pieces for a corpus of so many pairs: 8,000 at 29,000 pairs, 32,000 from 4.1 million on.
 
     A multiple of 8, as GPUs want the sizes of products to be.
     """
