@@ -1,4 +1,4 @@
-"""What torchrun tells its processes: they share the processors of a machine, and each has its own CUDA device."""
+"""What is chosen where nothing is said; what torchrun and containers tell the processes of a machine."""
 
 import os
 import sys
@@ -88,6 +88,34 @@ def test_a_process_alone_computes_on_the_current_device(launched, chosen_devices
     assert choose("auto", "fp32", 0, training=False).device == torch.device("cuda")
     assert chosen_devices == []
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "native", "precision"),
+    [
+        ("cpu", True, True, "bf16"),
+        ("cpu", True, False, "fp32"),
+        ("cpu", False, True, "fp32"),
+        ("cuda", True, True, "bf16"),
+        ("cuda", False, True, "bf16"),
+        ("cuda", True, False, "fp32"),
+        ("cuda", False, False, "fp32"),
+    ],
+)
+def test_a_precision_left_open_is_bfloat16_where_the_hardware_has_it_and_on_the_cpu_for_training_only(
+    launched, chosen_devices, monkeypatch, name, training, native, precision
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and name == "cuda")
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: native and name == "cpu")
+    assert choose(name, "auto", 0, training=training).precision == precision
+
+
+@pytest.mark.parametrize(("precision", "factors"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "highest")])
+def test_only_tf32_rounds_the_factors_of_float32_products(launched, chosen_devices, monkeypatch, precision, factors):
+    said = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
+    choose("cuda", precision, 0, training=True)
+    assert said == [factors]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

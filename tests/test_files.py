@@ -350,6 +350,27 @@ def test_a_folder_appears_complete_and_replaces_the_earlier_one(tmp_path):
     assert names(path.parent) == ["folder"]
 
 
+def test_what_is_written_is_on_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+    done = []
+
+    def noted(name, call):
+        def instead(path, *more):
+            done.append(f"{name} {Path(path).name}")
+            return call(path, *more)
+
+        return instead
+
+    monkeypatch.setattr(files, "flush_to_disk", noted("flush", files.flush_to_disk))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    write_folder(tmp_path / "folder", "new")
+    assert sorted(done[:2]) == ["flush below", "flush file"]
+    assert done[2:] == ["flush .folder.partial", "rename .folder.partial", f"flush {tmp_path.name}"]
+    done.clear()
+    write_text(tmp_path / "text", "new")
+    assert done == ["replace text.partial", f"flush {tmp_path.name}"]
+
+
 def test_a_crash_while_filling_a_folder_leaves_the_earlier_one(tmp_path):
     path = tmp_path / "folder"
     write_folder(path, "earlier")

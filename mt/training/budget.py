@@ -110,11 +110,14 @@ class Budget:
         stable = 1 - self.optimizer.decay_fraction
         paced = step >= self.session_step + 5  # steps enough to tell how fast this session is
         due, left = False, []  # by each limit that is known, and the steps to it
+        if self.config.max_minutes:
+            due = self.clock.elapsed() >= stable * self.time_limit()
+            if due and not paced:
+                return None
         if self.config.max_steps:
-            due = step >= round(stable * self.config.max_steps)
+            due = due or step >= round(stable * self.config.max_steps)
             left.append(self.config.max_steps - step)
         if self.config.max_minutes and paced:
-            due = due or self.clock.elapsed() >= stable * self.time_limit()
             seconds = self.time_limit() - self.clock.elapsed()
             left.append(int(0.95 * seconds / self.seconds_a_step()))  # a little slower than so far
         return Decay(step, max(1, min(left))) if due else None

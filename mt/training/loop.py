@@ -260,15 +260,15 @@ class Trainer:
 
     def plan_decay(self) -> None:
         """Fix where the learning rate begins to fall, once that is known, and keep the state before it."""
-        progress = self.progress
+        progress, stable = self.progress, self.optimizer_config.schedule == "warmup_stable_decay"
         if progress.decay or not self.budget.decay():
             return
-        if self.config.max_minutes and not progress.validation_seconds:
+        if stable and self.config.max_minutes and not progress.validation_seconds:
             self.judge()  # to know how much of the time is left for updates
             self.save()
         if not (decay := self.budget.decay()):
             return
-        if self.optimizer_config.schedule == "warmup_stable_decay":
+        if stable:
             if progress.step not in self.checkpoints.steps():
                 self.save()
             self.log({"kind": "event", "event": "decay", "steps": decay.steps})

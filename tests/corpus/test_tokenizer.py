@@ -63,20 +63,44 @@ def test_text_comes_back_as_it_went_in(tokenizer, text):
     assert round_trip(tokenizer, text) == text
 
 
+def characters_of(codes):
+    """Without line breaks, and without SentencePiece's own space."""
+    return LINE_BREAKS.sub("", "".join(map(chr, codes))).replace("▁", "")
+
+
 def test_random_unicode_comes_back_as_it_went_in(tokenizer):
     generator = random.Random(1)
-    allowed = [
-        chr(code)
-        for code in range(0x110000)
-        if not 0xD800 <= code < 0xE000
-        and not LINE_BREAKS.match(chr(code))
-        and chr(code) != "▁"  # SentencePiece's space
-    ]
-    narrow = [character for character in allowed if ord(character) < 0x3000]
+    allowed = characters_of([*range(0xD800), *range(0xE000, 0x110000)])  # no surrogates
+    narrow = characters_of(range(0x3000))
     for pool in (allowed, narrow, "ab \t\0é"):
         for _ in range(200):
             text = "".join(generator.choices(pool, k=generator.randint(1, 30)))
             assert round_trip(tokenizer, text) == text
+
+
+@pytest.mark.parametrize(("type", "mild", "wild"), [("unigram", 0.9, 0.05), ("bpe", 0.05, 0.9)])
+def test_alpha_says_how_far_drawn_pieces_are_from_the_best(type, mild, wild):
+    """Of unigram it is the power of a likelihood, of BPE the share of merges that are left out."""
+    lines = made_up_lines()
+    tokenizer = Tokenizer(train_tokenizer(lines, type=type, vocabulary_size=330)[0])
+    near, far = (sum(map(len, tokenizer.sample(lines, alpha, seed=1))) for alpha in (mild, wild))
+    assert near < 0.9 * far
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("Internal: somewhere\nno such thing", "cannot train a tokenizer of 300 pieces: no such thing"),
+        ("Vocabulary size too high (300). Please set it to a value <= 200.", "no vocabulary size .*; 200 was the last"),
+    ],
+)
+def test_what_sentencepiece_refuses_for_good_is_one_clear_error(monkeypatch, said, error):
+    def refusing(**options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "train", refusing)
+    with pytest.raises(ConfigError, match=error):
+        train_tokenizer(["a line"], vocabulary_size=300)
 
 
 def test_line_breaks_decode_to_spaces(tokenizer):

@@ -48,9 +48,10 @@ def test_the_text_is_the_same_in_other_pieces(tokenizer, pairs):
     assert rows(drawn.source) != rows(drawn.target)  # each side is drawn by itself
 
 
-def test_a_draw_depends_on_the_seeds_alone(tokenizer, pairs):
+@pytest.mark.parametrize("kind", [{}, {"sampling_alpha": 0.0, "noise_rate": 0.5}], ids=["pieces", "noise"])
+def test_a_draw_depends_on_the_seeds_alone(tokenizer, pairs, kind):
     indices = np.arange(40)
-    drawn = [rows(variation(tokenizer, seed=seed)(pairs, indices, *more).source) for seed, *more in
+    drawn = [rows(variation(tokenizer, seed=seed, **kind)(pairs, indices, *more).source) for seed, *more in
              ((1, 0, 1), (2, 0, 1), (1, 0, 2), (1, 1, 1), (1, 0, 1))]  # fmt: skip
     assert drawn[0] == drawn[-1]
     assert all(other != drawn[0] for other in drawn[1:-1])
@@ -129,10 +130,25 @@ def test_what_is_unknown_to_a_tokenizer_is_not_lost(tokenizer):
     assert rows(drawn.source) == rows(drawn.target) == rows(sentences)
 
 
-def test_a_tokenizer_without_other_pieces_is_one_clear_error():
+def tokenizer_of_characters():
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES), model_writer=model, model_type="char", vocab_size=30, minloglevel=2
     )
+    return Tokenizer(model.getvalue())
+
+
+def test_noise_that_a_tokenizer_has_no_pieces_for_is_not_learned():
+    """Of capitals it would make unknown ones; letters that are left out, doubled or swapped it knows."""
+    tokenizer = tokenizer_of_characters()
+    specials = tokenizer.specials
+    sentences = Sentences([np.array([*ids, specials.eos]) for ids in tokenizer.encode(LINES)])
+    noise = variation(tokenizer, sampling_alpha=0.0, noise_rate=1.0)
+    drawn = rows(noise(SentencePairs(sentences, sentences), np.arange(48), 0, 1).source)
+    assert not any(specials.unk in row for row in drawn)
+    assert [tokenizer.decode(row[:-1]) for row in drawn] != LINES
+
+
+def test_a_tokenizer_without_other_pieces_is_one_clear_error():
     with pytest.raises(ConfigError, match="this tokenizer has no other pieces to draw"):
-        Tokenizer(model.getvalue()).sample(LINES, 0.3, 1)
+        tokenizer_of_characters().sample(LINES, 0.3, 1)

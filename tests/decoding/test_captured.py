@@ -8,7 +8,7 @@ from mt.decoding.captured import CapturedSearches
 from mt.decoding.search import SearchConfig, search
 from mt.device import Compute
 from mt.model.products import prepare_to_translate
-from tests.decoding.made_up import SPECIALS, assert_same, padded, random_model, random_sentences
+from tests.decoding.made_up import END, SPECIALS, assert_same, padded, random_model, random_sentences
 
 
 def both(models, batches, device, **settings):
@@ -52,6 +52,20 @@ def test_the_same_is_found_without_scores(device):
     models = [random_model(3, device)]
     found, expected, _ = both(models, [random_sentences(4, seed) for seed in range(3)], device, beam=1, scored=False)
     assert [each[0].ids for each in found] == [each[0].ids for each in expected]
+
+
+def test_steps_end_soon_after_all_sentences_have_finished(monkeypatch):
+    """Every second step is asked about; the translation is empty, and might have 32 tokens."""
+    model = random_model(3)
+    model.decoder_norm.weight.zero_()
+    model.decoder_norm.bias.fill_(1.0)
+    model.target_embedding.weight[END] = 1.0  # the end is likeliest, whatever has been read
+    steps, advance = [], module.FixedSearch.advance
+    monkeypatch.setattr(module.FixedSearch, "advance", lambda search: steps.append(1) or advance(search))
+    searches = CapturedSearches([model], SearchConfig(beam=1), **SPECIALS)
+    source, _ = padded([[4, 5, END]])
+    assert searches.search(source, None, [32])[0][0].ids == []
+    assert len(steps) == 2
 
 
 def test_sentences_without_padding_need_no_mask(device):

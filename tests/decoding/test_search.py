@@ -463,6 +463,16 @@ def test_when_finished_sentences_leave_the_batch_changes_nothing(device, monkeyp
     assert len({len(hypotheses[0].ids) for hypotheses in at_once}) > 3  # they did finish at different steps
 
 
+def test_sentences_leave_when_they_have_finished_and_the_search_ends_with_the_last(monkeypatch):
+    """Of four sentences two end with their first token and two with their third; all might have fifty."""
+    model = TableModel({BOS: {EOS: 1.0}}, {BOS: {A: 1.0}, A: {B_: 1.0}, B_: {EOS: 1.0}})
+    rows, hidden = [], model.hidden
+    monkeypatch.setattr(model, "hidden", lambda ids, state: rows.append(len(ids)) or hidden(ids, state))
+    found = search_table(model, [0, 1, 0, 1], [50] * 4, beam=1)
+    assert [hypotheses[0].ids for hypotheses in found] == [[], [A, B_], [], [A, B_]]
+    assert rows == [4, 2, 2]
+
+
 @pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
 @pytest.mark.parametrize("beam", [1, 4])
 def test_nobody_waits_for_a_token(device, monkeypatch, beam, positions):

@@ -136,6 +136,12 @@ def test_on_cuda_a_batch_is_what_half_of_the_free_memory_remembers(model, monkey
     assert default_batch_tokens(Compute(torch.device("cuda"), "bf16"), [model], config) == expected
 
 
+@pytest.mark.parametrize(("beam", "expected"), [(1, 8_192), (2, 3_072), (5, 3_072)])
+def test_on_the_cpu_a_batch_is_as_large_as_the_guide_says(model, beam, expected):
+    compute = Compute(torch.device("cpu"), "fp32")
+    assert default_batch_tokens(compute, [model], SearchConfig(beam=beam)) == expected
+
+
 @pytest.mark.parametrize("shortened", [False, True])
 def test_few_sentences_are_searched_by_what_is_captured(model, tokenizer, device, searched, shortened):
     """Not where the vocabulary is shortened, which is so for every batch anew."""

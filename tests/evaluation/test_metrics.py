@@ -202,13 +202,24 @@ def test_p_values_are_those_of_sacrebleus_paired_test(hypotheses, references):
 
 @pytest.mark.parametrize(
     ("language", "tokenizer"),
-    [("", "13a"), ("de", "13a"), ("zh", "zh"), ("zh-TW", "zh"), ("ZH_cn", "zh"), ("zho_Hans", "zh"), ("xx", "13a")],
+    [
+        ("", "13a"),
+        ("de", "13a"),
+        ("zh", "zh"),
+        ("zh-TW", "zh"),
+        ("ZH_cn", "zh"),
+        ("zho_Hans", "zh"),
+        ("cmn", "zh"),
+        ("xx", "13a"),
+    ],
 )
 def test_the_language_chooses_the_tokenizer(language, tokenizer):
     assert choose_tokenizer(language, None) == tokenizer
 
 
-@pytest.mark.parametrize(("language", "tokenizer"), [("ja", "ja-mecab"), ("kor", "ko-mecab")])
+@pytest.mark.parametrize(
+    ("language", "tokenizer"), [("ja", "ja-mecab"), ("jpn", "ja-mecab"), ("ko", "ko-mecab"), ("kor", "ko-mecab")]
+)
 def test_mecab_is_chosen_where_it_is_installed(monkeypatch, caplog, cleared_choice, language, tokenizer):
     monkeypatch.setattr(metrics, "find_spec", lambda name: object())
     assert choose_tokenizer(language, None) == tokenizer

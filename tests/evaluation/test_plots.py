@@ -95,10 +95,19 @@ def test_events_are_marks_across_every_panel():
 
 
 def test_marks_of_different_events_look_different():
-    names = ["decay", "resumed", "averaged", "moving_average", "noise", "consistency", "skipped", "rolled_back"]
+    names = "decay resumed averaged moving_average noise consistency skipped rolled_back out_of_memory".split()
     figure = training_figure({"run": [train(1, 3.0), train(2, 2.0), *(event(3 + n, x) for n, x in enumerate(names))]})
     dashes = {line.get_label(): repr(line._dash_pattern) for line in figure.axes[0].lines}
     assert len({dashes[name] for name in names}) == len(names)
+
+
+def test_a_mark_has_the_colour_of_its_run_where_there_are_several():
+    course = [train(5, 6.0), event(7, "decay"), train(10, 4.0)]
+    drawn = training_figure({"one": course, "other": course}).axes[0].lines
+    marks = [line.get_color() for line in drawn if line.get_label() == "decay"]
+    assert marks == [line.get_color() for line in drawn if line.get_label().endswith(" train")]
+    [mark] = [line for line in training_figure({"one": course}).axes[0].lines if line.get_label() == "decay"]
+    assert mark.get_color() not in marks
 
 
 @pytest.mark.parametrize("begun", [True, False])

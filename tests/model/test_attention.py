@@ -12,6 +12,7 @@ from mt.model.attention import (
     fused,
     recording,
 )
+from mt.model.positions import rotate, rotations
 
 B, K, S, T, H, D = 2, 3, 5, 4, 2, 8
 E = H * D
@@ -148,6 +149,27 @@ def test_dropout_takes_whole_weights_and_keeps_the_mean(device, kernel):
     torch.testing.assert_close(fifths, fifths.round(), rtol=0, atol=1e-3)
     assert fifths.unique().numel() > 2
     assert sums.mean().item() == pytest.approx(1, abs=5 * (1 / S / sums.numel()) ** 0.5)
+
+
+def test_attention_in_float32_rounds_nothing_but_its_result():
+    queries, keys, values = (torch.randn(B, H, length, D).bfloat16() for length in (T, S, S))
+    bias = padding_bias("cpu").bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = explicit_in_float32(queries, keys, values, bias, False)
+    expected = explicit(queries.float(), keys.float(), values.float(), bias.float(), False)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+
+
+def test_a_rotation_turns_queries_and_keys_and_no_values(device):
+    module, x = random_module(device), torch.randn(B, T, E, device=device)
+    rotation = rotations(3 + T, D).to(device)[3:]
+    queries, (keys, values) = module.queries_keys_values(x, rotation=rotation)
+    plain_keys, plain_values = module.keys_values(x)
+    for turned, plain in ((queries, module.queries(x)), (keys, plain_keys)):
+        torch.testing.assert_close(turned, rotate(plain.transpose(1, 2), rotation).transpose(1, 2))
+        assert not torch.allclose(turned, plain, atol=1e-2)
+    assert torch.equal(values, plain_values)
 
 
 def test_recording_gives_the_weights_and_leaves_the_result_as_it_is(device):

@@ -2,12 +2,14 @@
 
 import platform
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from mt.device import Compute
+from mt.errors import DeviceError
 from mt.model.config import ModelConfig
 from mt.model.products import Int8Linear, PackedLinear, engine_for, prepare_to_translate
 from mt.model.transformer import Transformer
@@ -48,15 +50,23 @@ def test_products_of_8_bits_are_exact_where_8_bits_are_enough(outputs, shape):
 
 
 @pytest.mark.parametrize("vnni", [True, False])
-def test_products_of_8_bits_are_about_right_elsewhere(monkeypatch, vnni):
-    """Without VNNI a bit less of the input is used: an error twice as large, on this processor too."""
+def test_products_of_8_bits_are_about_right_and_without_vnni_their_inputs_have_7(monkeypatch, vnni):
+    """What is chosen without VNNI is computed on this processor too."""
     if vnni and not torch.cpu._is_vnni_supported():
         pytest.skip("this processor has no VNNI")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     torch.manual_seed(3)
     plain, x = nn.Linear(256, 300), torch.randn(40, 256)
-    error = Int8Linear(plain.weight, plain.bias)(x) - plain(x)
-    assert error.norm() < 0.02 * plain(x).norm()
+    made = Int8Linear(plain.weight, plain.bias)
+    assert made.reduce_range != vnni
+    assert (made(x) - plain(x)).norm() < 0.02 * plain(x).norm()
+
+
+def test_where_pytorch_has_no_products_of_8_bits_the_error_says_what_to_use(model, monkeypatch):
+    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(supported_engines=["none"]))
+    with pytest.raises(DeviceError, match="no int8 products") as caught:
+        prepare_to_translate(model, "int8")
+    assert caught.value.hint == "use --precision fp32"
 
 
 def test_a_row_of_zeros_has_a_scale():

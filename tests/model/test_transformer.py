@@ -292,8 +292,20 @@ def test_all_positions_can_be_used_and_no_more():
         model.decode(random_ids(B, 13), model.encode(longest))
 
 
-def test_positions_are_no_weights():
-    assert "positions" not in random_model().state_dict()
+@variations
+def test_positions_are_no_weights(config):
+    assert not {"positions", "rotations"} & random_model(config).state_dict().keys()
+
+
+@variations
+def test_the_order_of_words_is_read(config):
+    """Without positions a source said backwards had the same keys backwards, and earlier target words no order."""
+    model, source = random_model(replace(config, decoder_layers=1)), random_ids(B, S)
+    forwards, backwards = (model.encode(ids).memory[0][0] for ids in (source, source.flip(1)))  # keys (B, H, S, D)
+    assert not torch.allclose(forwards, backwards.flip(2), atol=1e-2)
+    state, swapped = model.encode(source), torch.tensor([[[4, 5, 6]], [[5, 4, 6]]])
+    one, other = (model.decode(ids.expand(B, 3), state)[:, -1] for ids in swapped)
+    assert not torch.allclose(one, other, atol=1e-2)
 
 
 @variations

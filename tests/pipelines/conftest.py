@@ -49,8 +49,8 @@ def run_here(*arguments: object, stdin: bytes = b"", with_cuda: bool = False) ->
 
     It sees a CUDA device only when told, so that what these tests compare is the same on every machine.
     """
-    root = logging.getLogger()
-    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+    root, own = logging.getLogger(), logging.getLogger("mt")
+    handlers, level, own_level, threads = root.handlers[:], root.level, own.level, torch.get_num_threads()
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root.handlers = []
     with (
@@ -76,6 +76,7 @@ def run_here(*arguments: object, stdin: bytes = b"", with_cuda: bool = False) ->
         finally:
             root.handlers = handlers
             root.setLevel(level)
+            own.setLevel(own_level)
             torch.set_num_threads(threads)
             for number, handler in signals.items():
                 signal.signal(number, handler)

@@ -20,6 +20,7 @@ from mt import __version__, cli, files
 from mt.decoding.translator import Translator
 from mt.errors import ExitCode
 from mt.pipelines import prepare
+from mt.pipelines.pace import duration
 from mt.pipelines.reporting import RunLog
 from mt.training.budget import Progress
 from mt.training.checkpoint import Checkpoints, load_tensors
@@ -211,6 +212,9 @@ def test_info_says_what_a_run_holds(mt, trained):
     assert f"{parameters:,} parameters: 1+1 layers, 32 wide, 2 heads, 64 feed-forward, pre-norm" in rows["model"]
     assert rows["training"].startswith("40 steps, ")
     assert rows["training"].endswith("; max_steps 40")
+    assert rows["capitals"] == "lines in capitals are read as they stand"
+    assert rows["decoding"].startswith("beam 5, length penalty ")
+    assert re.fullmatch(r"[\d,]+ pieces \(tokenizer\.model\)", rows["vocabulary"])
 
 
 def test_info_on_a_run_that_is_not_finished_or_has_no_checkpoints(mt, run):
@@ -308,7 +312,8 @@ def test_every_command_has_help_and_so_has_each_of_its_options(mt, path):
     options = re.findall(r"^  (--[a-z-]+)(.*(?:\n {4,}.*)*)", described, re.MULTILINE)
     assert options
     for option, rest in options:
-        assert re.search(r"\s{2,}\S", rest), f"{option} has no help"
+        words = re.sub(r"\[[^]]*\]", "", rest)  # [required], [default: 5; x>=1]
+        assert re.search(r"\s{2,}\S", words), f"{option} has no help"
 
 
 def test_a_mistake_in_the_flags_is_a_usage_error(mt, tmp_path):
@@ -412,7 +417,14 @@ def test_training_on_an_absent_device_is_a_device_error(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
 def test_too_little_memory_is_a_device_error(train, monkeypatch, tmp_path, error):
     def exhausted(request):
         raise error
@@ -421,6 +433,53 @@ def test_too_little_memory_is_a_device_error(train, monkeypatch, tmp_path, error
     outcome = train(tmp_path / "run")
     assert outcome.code == ExitCode.DEVICE
     assert outcome.err.startswith("error: out of memory\nhint:  ")
+
+
+def test_a_mistake_of_mt_itself_is_not_taken_for_a_lack_of_memory(train, monkeypatch, tmp_path):
+    def broken(request):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("mt.pipelines.train.train", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(tmp_path / "run")
+
+
+def test_languages_that_are_said_stand_before_those_of_file_names(train, tmp_path):
+    outcome = train(tmp_path / "run", "--source-lang", "fr", "--target-lang", "cs", steps=1)
+    assert outcome.code == 0, outcome.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["languages"] == {"source": "fr", "target": "cs"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "tokenizer"), [([], "13a"), (["--target-lang", "zh"], "zh"), (["--bleu-tokenize", "char"], "char")]
+)
+def test_flags_choose_the_tokenizer_of_bleu(mt, trained, corpus, flags, tokenizer):
+    for scored in (["--hypothesis", corpus / "test.de"], ["--model", trained, "--source", corpus / "test.en", *FAST]):
+        outcome = mt("evaluate", *scored, "--reference", corpus / "test.de", "--format", "json", *flags)
+        assert f"|tok:{tokenizer}|" in json.loads(outcome.out)["metrics"][0]["signature"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(89, "89 s"), (90, "2 min"), (5_399, "90 min"), (5_400, "1.5 h"), (12_240, "3.4 h")]
+)
+def test_a_time_is_said_in_a_unit_that_fits_a_column(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_on_a_terminal_training_is_a_bar_with_lines_above_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    log = RunLog(tmp_path / "log.jsonl", Progress(step=7), lambda: 1.0, quiet=False, total_steps=10)
+    numbers = {"loss": 3.4, "learning_rate": 1e-3, "target_tokens_per_second": 9.0, "memory_gib": 1.0}
+    log({"kind": "train", **numbers, "seconds_left": 45.0})
+    [task] = log.bar.tasks
+    assert (task.completed, task.total) == (7, 10)
+    assert (
+        task.description == "step       7 │ loss  3.400 nats │ lr 1.0e-03 │       9 target tok/s │ 1.0 GiB │ 45 s left"
+    )
+    log({"kind": "event", "event": "decay", "steps": 3})
+    log.close()
+    assert "the learning rate falls to 0 over 3 steps" in capsys.readouterr().err
 
 
 def test_of_several_mistakes_configuration_comes_first_then_device_folder_and_data(mt, tmp_path):

@@ -1,16 +1,15 @@
 """`mt demo` as a whole, on a slice of its corpus and for a few updates."""
 
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from mt.errors import ModelError
+from mt.errors import ExitCode, ModelError
 from mt.pipelines import demo as pipeline
 
 
-def test_the_demo_trains_translates_scores_and_says_what_to_do_next(tmp_path, monkeypatch):
+def test_the_demo_trains_translates_scores_and_says_what_to_do_next(mt, tmp_path, monkeypatch):
     corpus = pipeline.corpus_folder()
     small = tmp_path / "corpus"
     small.mkdir()
@@ -22,11 +21,17 @@ def test_the_demo_trains_translates_scores_and_says_what_to_do_next(tmp_path, mo
     monkeypatch.setattr(
         pipeline, "RECIPE", pipeline.RECIPE | {"training": {**pipeline.RECIPE["training"], "max_steps": 4}}
     )
-    printed = pipeline.demo(tmp_path / "run", started=time.monotonic(), quiet=True)
+    run = tmp_path / "run"
+    outcome = mt("--quiet", "demo", "--output", run)
+    assert outcome.code == 0, outcome.err
     first = (small / "test.en").read_text(encoding="utf-8").splitlines()[0]
-    assert f"English    {first}\n" in printed
-    assert "BLEU|nrefs:1" in printed
-    assert f"mt translate --model {tmp_path / 'run'}" in printed
+    assert f"English    {first}\n" in outcome.out
+    assert "BLEU|nrefs:1" in outcome.out
+    assert f"mt translate --model {run}" in outcome.out
+    monkeypatch.setattr(pipeline, "RECIPE", pipeline.RECIPE | {"optimizer": {"peak_learning_rate": 1e-3}})
+    outcome = mt("demo", "--output", run)
+    assert outcome.code == ExitCode.USAGE
+    assert f"hint:  delete {run} to run the demo anew, or choose another --output\n" in outcome.err
 
 
 def test_the_corpus_is_found_in_the_package_before_the_repository(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from mt.pipelines import launch
 from mt.pipelines.launch import parse_devices, visible
 from mt.pipelines.ranks import ALONE, Ranks, SharedUpdater
 from mt.training.checkpoint import Checkpoints
+from mt.training.update import DoesNotFit, Updater
 
 EXACT = [
     "--set", "model.dropout=0.0",  # what is dropped out differs from process to process
@@ -101,6 +103,19 @@ def test_what_is_dropped_out_differs_between_ranks_and_steps(monkeypatch):
     assert len(set(seeds)) == 400
 
 
+def test_a_rank_whose_memory_does_not_suffice_ends_the_job_with_its_number_and_a_way_out(monkeypatch):
+    def short(updater, update):
+        raise DoesNotFit(400)
+
+    monkeypatch.setattr(Updater, "gradient", short)
+    updater = SharedUpdater.__new__(SharedUpdater)
+    updater.ranks = Ranks(3, 4)
+    with pytest.raises(DeviceError, match="rank 3: out of memory with 400 target tokens at a time") as caught:
+        updater.gradient(Update([], 1, 0, 0))
+    assert not isinstance(caught.value, DoesNotFit)
+    assert "--set training.micro_batch_tokens=200" in caught.value.hint
+
+
 def test_a_mistake_is_told_once(corpus, start_mt, tmp_path):
     text = ["--train", corpus / "train.en", corpus / "test.de"]
     process = start_mt("train", *text, "--output", tmp_path / "run", "--device", "cpu", "--devices", "0,1")
@@ -155,6 +170,21 @@ def test_processes_on_the_cpu_need_no_gpus(monkeypatch, kind):
     else:
         with pytest.raises(DeviceError, match="no CUDA device 1 here: there are 1"):
             launch.launch(["0", "1"], kind, ["train"])
+
+
+def test_processes_see_the_devices_that_were_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    started = []
+
+    def elastic_launch(config, program):
+        started.append((config.nproc_per_node, os.environ["CUDA_VISIBLE_DEVICES"]))
+        return lambda *command: started.append(command)
+
+    monkeypatch.setattr(launch, "elastic_launch", elastic_launch)
+    launch.launch(["3", "1"], "auto", ["train", "--output", "run"])
+    assert started == [(2, "3,1"), ("-m", "mt", "train", "--output", "run")]
 
 
 def test_where_there_is_no_gpu_none_are_counted(monkeypatch):

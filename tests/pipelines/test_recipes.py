@@ -44,7 +44,8 @@ def test_a_file_stands_before_a_recipe_of_the_same_name(mt, tmp_path, monkeypatc
 def test_a_folder_of_that_name_is_no_recipe(mt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(RECIPES[0].stem).mkdir()
-    assert "tiny" in mt("train", "--config", RECIPES[0].stem, "--output", "run", "--show-config").out
+    shown = tomllib.loads(mt("train", "--config", RECIPES[0].stem, "--output", "run", "--show-config").out)
+    assert shown["model"]["preset"] != "auto"
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are(mt, tmp_path):
@@ -104,6 +105,11 @@ def test_more_text_is_learned_by_a_wider_model_at_a_lower_rate_where_a_gpu_is(pa
     config = recipe_of("auto", {}, pairs, compute)
     assert config.model.width == PRESETS[preset]["width"]
     assert config.optimizer.peak_learning_rate == pytest.approx(rate, rel=0.02)
+
+
+@pytest.mark.parametrize(("pairs", "dropout"), [(999_999, 0.2), (1_000_000, 0.1)])
+def test_less_text_needs_more_dropout(pairs, dropout):
+    assert recipe_of("auto", {}, pairs).model.dropout == dropout
 
 
 @pytest.mark.parametrize(("compute", "most"), [(CPU, 4_096), (CUDA, 32_768)])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from mt.decoding.search import SearchConfig
+from mt.decoding.translator import Translator
 from mt.pipelines.ranks import ALONE
 from mt.pipelines.run_folder import RunFolder, load_model
-from mt.pipelines.validation import choose_length_penalty, choose_weights, closing_validations, evenly
+from mt.pipelines.validation import choose_length_penalty, choose_weights, closing_validations, evenly, judged
 from mt.training.checkpoint import Checkpoints, Learned, load_tensors, weights
 from mt.training.config import ValidationConfig
 from mt.training.moving_average import MovingAverage
@@ -52,6 +54,35 @@ def test_sentences_that_are_translated_come_from_all_over_the_text():
     assert evenly(3, 5) == [0, 1, 2]
     assert evenly(10, 4) == [0, 2, 5, 7]
     assert evenly(4001, 2000)[-1] == 3998
+
+
+def test_validation_translates_as_many_sentences_with_as_many_beams_as_it_is_told(train, corpus, monkeypatch, tmp_path):
+    searches, translate = [], Translator.translate
+
+    def watched(self, lines, **more):
+        searches.append((self.config.beam, len(lines)))
+        return translate(self, lines, **more)
+
+    monkeypatch.setattr(Translator, "translate", watched)
+    said = {"max_sentences": 8, "beam": 2, "samples": 3, "tune_length_penalty": "false"}
+    flags = [word for key, value in said.items() for word in ("--set", f"validation.{key}={value}")]
+    outcome = train(tmp_path / "run", "--valid", corpus / "valid.en", corpus / "valid.de", *flags, steps=10)
+    assert "each validation translates 8 of the 20 validation pairs, evenly spaced" in outcome.err
+    assert searches == [(2, 8)]
+    sources = (corpus / "valid.en").read_text().splitlines()
+    shown = re.findall("^  source      (.*)", (tmp_path / "run" / "samples.txt").read_text(), re.MULTILINE)
+    assert shown == [sources[i] for i in (0, 2, 5)]
+
+
+def test_weights_that_may_be_kept_are_judged_without_dropout():
+    model, modes = nn.Linear(1, 1, bias=False).train(), []
+    trainer = SimpleNamespace(
+        model=model,
+        validation=ValidationConfig(patience=0),
+        validate=lambda: modes.append(model.training) or {"bleu": 1.0},
+    )
+    assert judged(trainer, "some", {"weight": torch.ones(1, 1)}, {"event": "averaged"}).score == 1.0
+    assert (modes, model.weight.item()) == ([False], 1.0)
 
 
 @pytest.mark.parametrize("metric", ["bleu", "loss"])

@@ -1,6 +1,6 @@
 """The loop on a corpus of random ids: the order of events, what is kept, when it ends, and that nothing depends on how.
 
-Shapes as in `mt.training.loop`; no text, no tokenizer, and validations that return what the test says.
+No text, no tokenizer, and validations that return what the test says.
 """
 
 import math
@@ -33,15 +33,6 @@ V = 11
 SPECIALS = Specials(pad=0, bos=2, eos=3, unk=1)
 CPU = Compute(torch.device("cpu"), "fp32")
 FUSED_SGD = partial(torch.optim.SGD, fused=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors as small as these are not worth sharing."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Side:
@@ -212,26 +203,6 @@ def test_the_last_the_best_and_the_one_before_the_decay_are_kept(tmp_path):
     assert trainer.checkpoints.state(55)["decay"] == {"start": 30, "steps": 30}
 
 
-def test_without_asking_otherwise_five_last_and_three_best_are_kept():
-    config = TrainingConfig(
-        device="cpu",
-        precision="fp32",
-        threads=1,
-        compile=False,
-        noise_rate=0.0,
-        noise_from_epoch=0,
-        consistency="off",
-        consistency_from=0.0,
-        consistency_epochs=0,
-        consistency_alpha=0.0,
-        cutoff=0.0,
-        micro_batch_tokens=0,
-        validate_every_steps=1,
-        checkpoint_every_steps=1,
-    )
-    assert (config.keep_last, config.keep_best) == (5, 3)
-
-
 @pytest.mark.parametrize(
     ("given", "passes"),
     [
@@ -244,22 +215,20 @@ def test_without_asking_otherwise_five_last_and_three_best_are_kept():
         pytest.param({"consistency": "off"}, "1111111111", id="never"),
     ],
 )
-def test_two_passes_are_made_once_their_time_has_come(tmp_path, given, passes):
+def test_two_passes_are_made_once_their_time_has_come(tmp_path, monkeypatch, given, passes):
     schedule = {"schedule": "warmup_stable_decay", "max_steps": 10, "decay_fraction": 0.4}
     trainer = make_trainer(tmp_path, **schedule, **{"consistency": "r-drop"} | given)
-    events, made, updater = events_of(trainer), "", trainer.updater
+    events, made, plain = events_of(trainer), [], update.batch_loss
     if trainer.config.consistency != "off":
-        updater.consistency = Consistency(method="r-drop", alpha=5.0, cutoff=0.0)
-    follow = trainer.update
+        trainer.updater.consistency = Consistency(method="r-drop", alpha=5.0, cutoff=0.0)
 
-    def update(update):
-        nonlocal made
-        made += "2" if updater.consistency and updater.consistent else "1"
-        follow(update)
+    def counted(model, batch, smoothing, consistency=None):
+        made.append("2" if consistency else "1")
+        return plain(model, batch, smoothing, consistency)
 
-    trainer.update = update
+    monkeypatch.setattr(update, "batch_loss", counted)
     trainer.run()
-    assert made == passes
+    assert "".join(made) == passes
     later = given.get("consistency_from", 0) > 0  # and not from the start
     decided = [event for event in events if event.get("event") == "consistency"]
     assert len(decided) == later
@@ -468,6 +437,7 @@ def test_what_training_goes_back_to_is_the_checkpoint_and_nothing_later_is_left(
     assert {step for _, step in record["best"]} <= set(steps)
     assert record["best"][0][1] == 20
     assert record["guard"] == plain.progress.record()["guard"]
+    assert record["published"] == 8  # the score at step 40, whose weights stay the ones to use
 
 
 @pytest.mark.parametrize("crash", ["before later checkpoints are deleted", "right after"])
@@ -503,7 +473,7 @@ def test_training_that_fails_again_and_again_ends_with_an_error(tmp_path):
     spoil_until(trainer, 100)
     events = events_of(trainer)
     with pytest.raises(
-        ModelError, match=r"training diverged: the last \d+ updates up to step 45 .* 3 returns"
+        ModelError, match=r"training diverged: the last \d+ updates up to step 45 .* did not help: 3$"
     ) as caught:
         trainer.run()
     assert "optimizer.peak_learning_rate" in caught.value.hint
@@ -558,16 +528,101 @@ def test_updates_that_fail_first_are_tried_again_from_the_start(tmp_path):
 
 
 def test_the_pace_is_that_since_training_went_back(tmp_path):
-    progress = Progress(step=100)
-    config = make_trainer(tmp_path, max_steps=200).config
-    pace = Budget(
-        config, OptimizerConfig(peak_learning_rate=1.0, schedule="constant", warmup_steps=0), progress, Clock(0)
-    )
-    progress.step = 40
-    pace.restart_pace()
-    assert pace.seconds_left() is None
-    progress.step, pace.session_start = 42, pace.session_start - 10
-    assert pace.seconds_left() == pytest.approx(158 * 5, rel=0.01)
+    trainer, starts = make_trainer(tmp_path, **FAILING), []
+    spoil_until(trainer, 1)
+    trainer.log = lambda record: starts.append(trainer.budget.session_step) if "from_step" in record else None
+    trainer.run()
+    assert starts == [20]
+
+
+def test_the_pace_is_that_since_two_passes_began(tmp_path):
+    """Of 53 seconds 16 are over after as many updates; from then on each takes two."""
+    given = {"consistency": "r-drop", "consistency_from": 0.3, "progress": Progress(validation_seconds=2.0)}
+    trainer = make_trainer(tmp_path, max_minutes=1.0, schedule="warmup_stable_decay", **given)
+    trainer.updater.consistency = Consistency(method="r-drop", alpha=5.0, cutoff=0.0)
+    for step, seconds in ((16, 16.0), (20, 24.0)):
+        trainer.progress.step = step
+        trainer.budget.clock = SimpleNamespace(elapsed=lambda seconds=seconds: seconds)
+        trainer.plan_consistency()
+    assert trainer.updater.consistent
+    assert trainer.budget.seconds_a_step() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "max_minutes", "elapsed", "left"),
+    [
+        (100, 0.0, 20.0, 180.0),
+        (100, 1.0, 20.0, 33.0),
+        (15, 1.0, 20.0, 10.0),
+        (100, 1.0, 60.0, 0.0),
+        (0, 1.0, 20.0, 33.0),
+        (0, 0.0, 20.0, None),
+    ],
+)
+def test_the_time_that_is_left_is_that_to_the_nearer_limit(tmp_path, max_steps, max_minutes, elapsed, left):
+    """After ten updates; of a minute 53 seconds are for updates."""
+    trainer, now = make_trainer(tmp_path, max_steps=max_steps, max_minutes=max_minutes), [0.0]
+    progress, clock = Progress(validation_seconds=2.0), SimpleNamespace(elapsed=lambda: now[0])
+    limits = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    progress.step, now[0] = 10, elapsed
+    assert limits.seconds_left() == left
+
+
+def test_the_speed_is_that_of_updates_without_validations(tmp_path, monkeypatch):
+    """An update takes two seconds, a validation a hundred, of which two come within an interval."""
+    now, lines = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    trainer = make_trainer(tmp_path, max_steps=12, log_every_steps=3)
+    trainer.budget.clock = SimpleNamespace(elapsed=lambda: now[0])
+
+    def taking(seconds, call):
+        def timed(*arguments):
+            now[0] += seconds
+            return call(*arguments)
+
+        return timed
+
+    def log(record):
+        if record["kind"] == "train":
+            lines.append((trainer.progress.target_tokens, record["target_tokens_per_second"]))
+
+    trainer.update, trainer.validate = taking(2, trainer.update), taking(100, trainer.validate)
+    trainer.log = log
+    trainer.run()
+    totals = [0, *(total for total, _ in lines)]
+    assert [speed for _, speed in lines] == [(after - before) / 6 for before, after in pairwise(totals)]
+
+
+def test_every_step_of_every_seed_draws_numbers_of_its_own(tmp_path, monkeypatch):
+    seeds, backward = [], Updater.backward
+
+    def watched(updater, given):
+        seeds.append(torch.initial_seed())
+        return backward(updater, given)
+
+    monkeypatch.setattr(Updater, "backward", watched)
+    for seed in (1, 2):
+        make_trainer(tmp_path / str(seed), seed=seed, max_steps=4).run()
+    assert len(set(seeds)) == len(seeds) == 8
+
+
+def test_the_moving_average_follows_the_weights_of_each_fifth_update(tmp_path):
+    """What is kept of it is 0.4^5 at step 5, where (1 + 5) / (10 + 5) is below the decay, and 0.5^5 at step 10."""
+    trainer = make_trainer(tmp_path, max_steps=12, ema_decay=0.5)
+    expected = {name: tensor.detach().clone() for name, tensor in weights(trainer.model).items()}
+    trainer.run()
+    for step, kept in ((5, 0.4**5), (10, 0.5**5)):
+        now = load_tensors(trainer.checkpoints.path(step) / "model.safetensors")
+        expected = {name: kept * tensor + (1 - kept) * now[name] for name, tensor in expected.items()}
+    for name, tensor in expected.items():
+        torch.testing.assert_close(trainer.learned.moving_average.weights[name], tensor)
+
+
+def test_a_cosine_with_minutes_too_begins_with_an_update_and_not_with_a_validation(tmp_path):
+    trainer = make_trainer(tmp_path, schedule="cosine", max_steps=7, max_minutes=30.0)
+    events = events_of(trainer)
+    trainer.run()
+    assert [event["step"] for event in events if event["kind"] == "valid"] == [5, 7]
 
 
 def test_a_record_of_a_version_without_guard_is_read():
@@ -590,9 +645,9 @@ def test_graphs_that_were_compiled_are_said_at_the_next_line(tmp_path, monkeypat
     trainer = make_trainer(tmp_path, max_steps=6, log_every_steps=2)
     update_model = trainer.update
 
-    def update_and_compile(update):
+    def update_and_compile(given):
         nonlocal made
-        update_model(update)
+        update_model(given)
         made += {1: 2, 4: 1}.get(trainer.progress.step + 1, 0)
 
     trainer.update = update_and_compile
@@ -765,23 +820,35 @@ def test_the_rate_falls_to_0_at_the_limit_that_is_nearer(tmp_path, max_steps, ma
     trainer = make_trainer(tmp_path, schedule="warmup_stable_decay", decay_fraction=0.3, **limits)
     now = [0.0]
     clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(validation_seconds=2.0)
-    budget = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    limits_now = Budget(trainer.config, trainer.optimizer_config, progress, clock)
     now[0] = progress.step = step
-    assert budget.decay() == decay
+    assert limits_now.decay() == decay
+
+
+def test_where_time_is_nearly_over_the_rate_falls_by_the_pace_of_this_session(tmp_path):
+    """By its steps it would fall at once and for 12 more; in the 7 seconds that are left 6 more can be made."""
+    limits = {"max_steps": 40, "max_minutes": 1.0}
+    trainer = make_trainer(tmp_path, schedule="warmup_stable_decay", decay_fraction=0.3, **limits)
+    now = [41.0]
+    clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(step=28, validation_seconds=2.0)
+    resumed = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    assert resumed.decay() is None
+    progress.step, now[0] = 33, 46.0
+    assert resumed.decay() == Decay(33, 6)
 
 
 def test_time_is_kept_for_what_comes_after_the_last_update(tmp_path):
     trainer = make_trainer(tmp_path, max_minutes=1.0)
     progress, clock = Progress(validation_seconds=2.0), Clock(0.0)
-    budget = Budget(trainer.config, trainer.optimizer_config, progress, clock, closing_validations=3.5)
-    assert budget.time_limit() == 60 - 3.5 * 2 - 2
+    limits_now = Budget(trainer.config, trainer.optimizer_config, progress, clock, closing_validations=3.5)
+    assert limits_now.time_limit() == 60 - 3.5 * 2 - 2
 
 
 @pytest.mark.parametrize("took", [10.0, 100.0])
 def test_what_is_kept_for_the_end_leaves_most_of_the_time_for_training(tmp_path, took):
     trainer = make_trainer(tmp_path, max_minutes=1.0)
-    budget = Budget(trainer.config, trainer.optimizer_config, Progress(validation_seconds=took), Clock(0.0))
-    assert budget.time_limit() == 60 - 0.3 * 60
+    limits_now = Budget(trainer.config, trainer.optimizer_config, Progress(validation_seconds=took), Clock(0.0))
+    assert limits_now.time_limit() == 60 - 0.3 * 60
 
 
 def test_of_validations_the_last_one_says_how_long_they_take(tmp_path):

@@ -88,6 +88,17 @@ def test_an_update_leaves_no_gradient_and_returns_the_loss_without_smoothing(dev
     outcome = updater(Update([batch], batch.target_tokens, 0, 0), 0.0)
     assert outcome.loss.item() / batch.target_tokens == pytest.approx(np.log(V), rel=1e-3)
     assert all(parameter.grad is None for parameter in updater.model.parameters())
+    assert updater.guard.history().mean == pytest.approx(np.log(V), rel=1e-3)  # per target token
+
+
+def test_the_rate_of_an_update_is_that_of_every_weight(device):
+    updater = new_updater(Compute(device, "fp32"))
+    batch = Batcher(Corpus(20), (SPECIALS, SPECIALS), device).batch(np.arange(20))
+    before = {name: weight.detach().clone() for name, weight in updater.model.named_parameters()}
+    for rate in (0.0, RATE):
+        updater(Update([batch], batch.target_tokens, 0, 0), rate)
+        for name, weight in updater.model.named_parameters():
+            assert torch.equal(weight, before[name]) == (rate == 0), name
 
 
 def test_the_gradient_of_an_update_in_bfloat16_is_about_that_in_float32(device):
