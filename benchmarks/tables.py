@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,23 @@ def records(what: str) -> list[Record]:
     return [record for record in found if record["what"] == what]
 
 
+def measurements(what: str) -> Iterator[tuple[Record, Record, str]]:
+    """Each result in the files of one kind, with its file and the name of the device that it was measured on."""
+    for record in records(what):
+        for result in record["results"]:
+            yield record, result, device_name(record["machine"], record["settings"]["device"])
+
+
 def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def side_by_side(columns: list[str], cells: list[tuple[tuple[str, ...], str, str]]) -> str:
+def side_by_side(columns: list[str], cells: Iterable[tuple[tuple[str, ...], str, str]]) -> str:
     """A table from (what a row begins with, the column, what stands there), with a column for each that comes up."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for first, column, cell in cells:
         lines.setdefault(first, {})[column] = cell
-    names = list(dict.fromkeys(column for _, column, _ in cells))
+    names = list(dict.fromkeys(name for line in lines.values() for name in line))
     table = row(*columns, *names) + row(*["---"] * (len(columns) + len(names)))
     return table + "".join(row(*first, *(line.get(name, "") for name in names)) for first, line in lines.items())
 
@@ -108,38 +116,36 @@ def ablation_table() -> str:
 def translation_table() -> str:
     lines = row("model", "engine", "beam", "sentences/s", "BLEU", "memory", "to load", "device")
     lines += row(*["---"] * 8)
-    for record in records("translate"):
-        for result in record["results"]:
-            lines += row(
-                preset_of(record["model"]["model"]),
-                GENERATE if result["engine"] == "hf" else result["engine"],
-                str(result["beam"]),
-                f"{result['sentences_per_second']['median']:,.0f}",
-                f"{result['bleu']:.1f}",
-                f"{result['peak_rss_bytes'] / 2**20:,.0f} MiB",
-                f"{result['load_seconds']:.1f} s",
-                device_name(record["machine"], record["settings"]["device"]),
-            )
+    for record, result, device in measurements("translate"):
+        lines += row(
+            preset_of(record["model"]["model"]),
+            translator_name(result),
+            str(result["beam"]),
+            f"{result['sentences_per_second']['median']:,.0f}",
+            f"{result['bleu']:.1f}",
+            f"{result['peak_rss_bytes'] / 2**20:,.0f} MiB",
+            f"{result['load_seconds']:.1f} s",
+            device,
+        )
     return lines
 
 
 def translation_summary() -> str:
     return side_by_side(
         ["model", "beam", "device"],
-        [
+        (
             (
-                (
-                    preset_of(record["model"]["model"]),
-                    str(result["beam"]),
-                    device_name(record["machine"], record["settings"]["device"]),
-                ),
-                GENERATE if result["engine"] == "hf" else result["engine"],
+                (preset_of(record["model"]["model"]), str(result["beam"]), device),
+                translator_name(result),
                 f"{result['sentences_per_second']['median']:,.0f} ({result['bleu']:.1f})",
             )
-            for record in records("translate")
-            for result in record["results"]
-        ],
+            for record, result, device in measurements("translate")
+        ),
     )
+
+
+def translator_name(result: Record) -> str:
+    return GENERATE if result["engine"] == "hf" else result["engine"]
 
 
 # That train: mt, two models in plain loops, and a toolkit.
@@ -156,37 +162,35 @@ GENERATE = "HF generate (M2M-100)"  # `hf` where it translates: the model class 
 def speed_table() -> str:
     lines = row("model", "tokens an update", "engine", "target tok/s", "of the fastest fp32 peer", "memory", "device")
     lines += row(*["---"] * 7)
-    for record in records("train-speed"):
-        for result in record["results"]:
-            lines += row(
-                result["preset"],
-                f"{result['batch_tokens']:,}",
-                f"{ENGINES[result['engine']]}, {result['precision']}",
-                f"{result['target_tokens_per_second']['median']:,.0f}",
-                f"{result['ratio_to_best_fp32_peer'] or math.nan:.2f}",
-                f"{(result['peak_gpu_bytes'] or result['peak_rss_bytes']) / 2**20:,.0f} MiB",
-                device_name(record["machine"], record["settings"]["device"]),
-            )
+    for _, result, device in measurements("train-speed"):
+        lines += row(
+            result["preset"],
+            f"{result['batch_tokens']:,}",
+            trainer_name(result),
+            f"{result['target_tokens_per_second']['median']:,.0f}",
+            f"{result['ratio_to_best_fp32_peer'] or math.nan:.2f}",
+            f"{(result['peak_gpu_bytes'] or result['peak_rss_bytes']) / 2**20:,.0f} MiB",
+            device,
+        )
     return lines
 
 
 def speed_summary() -> str:
     return side_by_side(
         ["model", "tokens an update", "device"],
-        [
+        (
             (
-                (
-                    result["preset"],
-                    f"{result['batch_tokens']:,}",
-                    device_name(record["machine"], record["settings"]["device"]),
-                ),
-                f"{ENGINES[result['engine']]}, {result['precision']}",
+                (result["preset"], f"{result['batch_tokens']:,}", device),
+                trainer_name(result),
                 f"{result['target_tokens_per_second']['median']:,.0f}",
             )
-            for record in records("train-speed")
-            for result in record["results"]
-        ],
+            for _, result, device in measurements("train-speed")
+        ),
     )
+
+
+def trainer_name(result: Record) -> str:
+    return f"{ENGINES[result['engine']]}, {result['precision']}"
 
 
 def choices_table() -> str:

@@ -188,7 +188,8 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
 
     A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
     """
-    steps, progress = checkpoints.steps(), Progress()
+    steps = checkpoints.steps()
+    progress = Progress(max_steps=limits_now[0], max_minutes=limits_now[1])
     if steps:
         sound = sound_steps(checkpoints, steps)
         last = next(sound, None)
@@ -202,6 +203,7 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
             before_decay = (step for step in chain([last], sound) if checkpoints.state(step)["decay"] is None)
             chosen = next(before_decay, last)
         progress = Progress.of(checkpoints.load(chosen, learned))
+        progress.max_steps, progress.max_minutes = limits_now
         if changed:  # what was planned towards the limits of before, as a cosine is from its first step
             progress.decay = None
             progress.published = Progress.of(stopped).published
@@ -209,9 +211,7 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
         steps = [step for step in steps if step <= chosen]
         progress.best = [(score, step) for score, step in progress.best if step in steps]
         progress.finished = ""
-        progress.max_steps, progress.max_minutes = limits_now
         if changed:  # written down before the later ones are gone, so that a crash does not forget what is published
             checkpoints.save(chosen, learned, progress.record())
         checkpoints.keep(set(steps))
-    progress.max_steps, progress.max_minutes = limits_now
     return progress

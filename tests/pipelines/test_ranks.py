@@ -11,7 +11,7 @@ import torch
 
 from mt.corpus.batching import Update
 from mt.device import Compute
-from mt.errors import ConfigError, DeviceError
+from mt.errors import ConfigError, DeviceError, ModelError
 from mt.pipelines import launch
 from mt.pipelines.launch import parse_devices, visible
 from mt.pipelines.ranks import ALONE, Ranks, SharedUpdater
@@ -148,6 +148,26 @@ def test_one_process_alone_talks_to_itself():
     assert ALONE.first
     assert ALONE.share([1, 2, 3]) == ALONE.gather([1, 2, 3]) == [1, 2, 3]
     assert ALONE.maximum(1.5, True) == ALONE.sum(1.5, 1) == [1.5, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_the_first_rank_is_that_of_all_with_its_hint(monkeypatch, rank):
+    """What the first broadcasts, the other has in place of its own."""
+    error = ModelError("a checkpoint is damaged", "start anew")
+    sent = [None, (error.message, error.hint)]
+
+    def broadcast(shared):
+        assert rank or shared == sent
+        shared[:] = sent
+
+    def damaged():
+        assert rank == 0
+        raise error
+
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
+    with pytest.raises(ModelError) as caught:
+        Ranks(rank, 2).by_first(damaged)
+    assert (caught.value.message, caught.value.hint) == (error.message, error.hint)
 
 
 def test_every_item_is_one_ranks_own():
