@@ -7,6 +7,7 @@ that a configuration is complete once it exists.
 import dataclasses
 import difflib
 import math
+import sys
 import tomllib
 import typing
 from pathlib import Path
@@ -50,7 +51,7 @@ def convert(value: Any, wanted: Any, name: str) -> Any:
     """`value` as the type that a field declares: an integer may stand for a float, a list for a tuple, nothing else."""
     plain = typing.get_origin(wanted) or wanted
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if plain is tuple and isinstance(value, list):
         return tuple(value)
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):

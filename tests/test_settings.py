@@ -81,6 +81,11 @@ def test_nothing_else_is_bent_into_shape(value, wanted, kind):
         convert(value, wanted, "kitchen.x")
 
 
+def test_a_whole_number_beyond_all_floats_is_not_finite():
+    with pytest.raises(ConfigError, match=r"^kitchen.x = inf is not a finite number$"):
+        convert(10**309, float, "kitchen.x")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -27,7 +27,8 @@ from mt.model.transformer import Transformer
 CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # logits that exist at a time
 FEWEST_ROWS = 32  # of a product with the projection, which is read anew for each
 ASK_EVERY = {"cpu": 1, "cuda": 8}  # steps between the questions whether sentences have finished, each a sync
-GREATEST_PENALTY = 10  # far above all that is of use, and below what floating-point numbers can hold
+# Far above all that is of use, and below what floating-point numbers can hold.
+GREATEST_PENALTY, GREATEST_RATIO = 10, 1_000
 
 # Sentences: 1, 2 ... 8, 10, 12, 14, 16, 20 ...  Few sizes, as libraries prepare products anew for each number of rows.
 BATCH_SIZES = sorted({1, 2, 3} | {base << n for base in (4, 5, 6, 7) for n in range(20)})
@@ -54,11 +55,11 @@ class SearchConfig:
             )
         if not 0 <= self.length_penalty <= GREATEST_PENALTY:
             raise ConfigError(f"length penalty {self.length_penalty:g} is not between 0 and {GREATEST_PENALTY}")
-        if not 0 <= self.max_length_ratio < math.inf or self.max_length_offset < 1:
+        if not 0 <= self.max_length_ratio <= GREATEST_RATIO or self.max_length_offset < 1:
             raise ConfigError(
                 f"max_length_ratio {self.max_length_ratio:g} and max_length_offset {self.max_length_offset}"
                 " set no usable limit",
-                "max_length_ratio must be at least 0 and finite, max_length_offset at least 1",
+                f"max_length_ratio must be between 0 and {GREATEST_RATIO:,}, max_length_offset at least 1",
             )
 
     def max_target_tokens(self, source_tokens: int) -> int:

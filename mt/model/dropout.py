@@ -26,7 +26,7 @@ class SixteenBitDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        dropped = round(probability * LEVELS)
+        dropped = min(round(probability * LEVELS), LEVELS - 1)
         scale = LEVELS / (LEVELS - dropped)
         # In place the comparison leaves 0 and 1 as int16: bools would cost ten times as much.
         kept = sixteen_bits(x.numel()).ge_(dropped - LEVELS // 2).view(x.shape)

@@ -112,7 +112,7 @@ class Budget:
         due, left = False, []  # by each limit that is known, and the steps to it
         if self.config.max_minutes:
             due = self.clock.elapsed() >= stable * self.time_limit()
-            if due and not paced:
+            if due and not paced:  # how many steps are left cannot be told yet
                 return None
         if self.config.max_steps:
             due = due or step >= round(stable * self.config.max_steps)

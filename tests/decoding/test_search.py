@@ -631,6 +631,7 @@ def test_at_the_limit_the_end_is_forced_among_candidates_too():
         ({"length_penalty": 10.1}, "length penalty 10.1 is not between 0 and 10"),
         ({"length_penalty": math.nan}, "length penalty nan is not between 0 and 10"),
         ({"max_length_ratio": math.inf}, "max_length_ratio inf and max_length_offset 10 set no usable limit"),
+        ({"max_length_ratio": 1e308}, "max_length_ratio 1e\\+308 and max_length_offset 10 set no usable limit"),
         ({"max_length_ratio": -1.0}, "max_length_ratio -1 and max_length_offset 10 set no usable limit"),
         ({"max_length_offset": 0}, "max_length_ratio 2 and max_length_offset 0 set no usable limit"),
     ],

@@ -1,5 +1,7 @@
 """Dropout: its mask's values and frequencies, its gradient, and its behaviour on odd sizes, types and layouts."""
 
+import math
+
 import pytest
 import torch
 
@@ -18,6 +20,12 @@ def test_an_element_is_lost_with_the_probability_that_was_asked_for(probability)
     lost = (mask_of(probability) == 0).double().mean().item()
     deviation = (probability * (1 - probability) / MILLION) ** 0.5
     assert abs(lost - probability) < 5 * deviation + 2**-17
+
+
+def test_the_greatest_probability_below_one_still_leaves_finite_numbers():
+    mask = mask_of(math.nextafter(1.0, 0.0))
+    assert mask.isfinite().all()
+    assert (mask == 0).double().mean().item() > 0.9999
 
 
 @pytest.mark.parametrize("lane", range(4))

@@ -170,6 +170,22 @@ def test_an_error_of_the_first_rank_is_that_of_all_with_its_hint(monkeypatch, ra
     assert (caught.value.message, caught.value.hint) == (error.message, error.hint)
 
 
+@pytest.mark.parametrize(
+    ("present", "found"),
+    [
+        ([0, 1, 2, 3], "the connection between ranks broke"),
+        ([0, 1, 3], "rank 2 of 4 does not answer"),
+        ([0, 3], "ranks 1, 2 of 4 do not answer"),
+    ],
+)
+def test_a_roll_call_names_the_ranks_that_are_missing(monkeypatch, present, found):
+    monkeypatch.setattr("mt.pipelines.ranks.ROLL_CALL_SECONDS", 0.3)
+    store = torch.distributed.HashStore()
+    for rank in present:
+        store.set(f"here/{rank}", "")
+    assert Ranks(0, 4, store).roll_call() == found
+
+
 def test_every_item_is_one_ranks_own():
     parts = [Ranks(rank, 3).share(list(range(8))) for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
