@@ -62,7 +62,7 @@ def attention_weights(queries: Tensor, keys: Tensor, bias: Tensor | None, causal
 def explicit(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float = 0.0
 ) -> Tensor:
-    """What `fused` computes, written out: its slow twin, though for a few queries on a CPU it is the faster one."""
+    """What `fused` computes, written out: its slow twin."""
     return drop(attention_weights(queries, keys, bias, causal), dropout) @ values
 
 

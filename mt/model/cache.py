@@ -31,12 +31,11 @@ class Past:
         self.used = 0
 
     def extend(self, keys_values: KeysValues) -> KeysValues:
-        """Add those of one token of each row, two of (N, H, 1, D); returns all so far, two of (B, H, P, D)."""
-        new = [by_sentence(x, len(self.keys)) for x in keys_values]
-        end = self.used + new[0].size(2)
+        """Add those of one token of each row, two of (B, H, K, D); returns all so far, two of (B, H, P, D)."""
+        end = self.used + keys_values[0].size(2)
         if end > self.keys.size(2):
             self.keys, self.values = (laid_out(room, end + end // 2) for room in (self.keys, self.values))
-        for room, x in zip((self.keys, self.values), new, strict=True):
+        for room, x in zip((self.keys, self.values), keys_values, strict=True):
             room[:, :, self.used : end] = x
         self.used = end
         return self.keys[:, :, : self.shown], self.values[:, :, : self.shown]
@@ -62,7 +61,7 @@ class FixedPast(Past):
     def extend(self, keys_values: KeysValues) -> KeysValues:
         """See `Past`; P is the whole room."""
         for room, new in zip((self.keys, self.values), keys_values, strict=True):
-            room.index_copy_(2, self.places, by_sentence(new, len(room)))
+            room.index_copy_(2, self.places, new)
         return self.keys, self.values
 
 
@@ -86,8 +85,8 @@ def laid_out(x: Tensor, length: int = 0) -> Tensor:
     B, H, S, D = x.shape
     shortest = SHORTEST_ROW[x.device.type]
     room = x.new_empty(B, H, max(S, length, shortest), D)
-    room[:, :, :shortest] = 0
     room[:, :, :S] = x
+    room[:, :, S:shortest] = 0
     return room
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mt.model.attention import KeysValues, MultiHeadAttention
-from mt.model.cache import Past
+from mt.model.cache import Past, by_sentence
 from mt.model.config import ModelConfig
 from mt.model.dropout import Dropout
 from mt.model.packing import Packing
@@ -107,7 +107,8 @@ class DecoderLayer(nn.Module):
         def masked_self_attend(y: Tensor) -> Tensor:
             queries, keys_values = self.self_attention.queries_keys_values(y, packing, rotation)
             if past is not None:
-                return self.self_attention.attend(queries, past.extend(keys_values), past_bias)
+                keys, values = (by_sentence(z, len(memory[0])) for z in keys_values)
+                return self.self_attention.attend(queries, past.extend((keys, values)), past_bias)
             return self.self_attention.attend(queries, keys_values, causal=True, packing=packing)
 
         def cross_attend(y: Tensor) -> Tensor:

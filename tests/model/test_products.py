@@ -15,12 +15,13 @@ from mt.model.products import Int8Linear, PackedLinear, engine_for, prepare_to_t
 from mt.model.transformer import Transformer
 
 
-@pytest.fixture(params=["rotary", "sinusoidal"])
+@pytest.fixture(params=["rotary", "sinusoidal", "norm_last"])
 def model(request):
     torch.manual_seed(1)
     config = ModelConfig(
         source_vocabulary=90, target_vocabulary=90, share_embeddings=True, width=32, heads=4, feed_forward=48,
-        encoder_layers=2, decoder_layers=2, max_positions=20, positions=request.param,
+        encoder_layers=2, decoder_layers=2, max_positions=20,
+        positions="rotary" if request.param == "rotary" else "sinusoidal", norm_first=request.param != "norm_last",
     )  # fmt: skip
     return Transformer(config).eval().requires_grad_(False)
 
@@ -44,9 +45,11 @@ def test_products_of_8_bits_are_exact_where_8_bits_are_enough(outputs, shape):
     weight *= (torch.arange(outputs) % 10 + 1)[:, None] / 100  # a scale for each output
     bias = torch.randn(outputs, generator=generator)
     assert engine_for(weight) == ("fbgemm" if outputs == 10 and platform.machine() == "x86_64" else "onednn")
+    assert engine_for(weight, many_rows=True) == "onednn"
     x = torch.randint(-63, 65, shape, generator=generator).float()
     x[..., 0], x[..., 1] = -127, 128
-    torch.testing.assert_close(Int8Linear(weight, bias)(x), x @ weight.T + bias, atol=2e-2, rtol=1e-5)
+    for made in (Int8Linear(weight, bias), Int8Linear(weight, bias, many_rows=True)):
+        torch.testing.assert_close(made(x), x @ weight.T + bias, atol=2e-2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("vnni", [True, False])
@@ -78,14 +81,26 @@ def test_a_row_of_zeros_has_a_scale():
     [("cpu", "fp32", 1e-4), ("cpu", "int8", 0.3), ("cpu", "bf16", 0.02), ("cuda", "bf16", 0.02)],
     indirect=["device"],
 )
-def test_a_prepared_model_computes_what_it_did(model, device, precision, error):
-    """In bfloat16, what it computes under autocast."""
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_prepared_model_computes_what_it_did(model, device, precision, error, beams):
+    """Token by token, of beams that go on from one another; in bfloat16, what it computes under autocast."""
     model.to(device)
-    source, target = (torch.randint(4, 90, (3, length), device=device) for length in (9, 7))
+    source = torch.randint(4, 90, (3, 9), device=device)
+    mask = torch.arange(9, device=device) < torch.tensor([9, 4, 7], device=device)[:, None]
+    tokens = torch.randint(4, 90, (20, 3, beams), device=device)
+    parents = torch.randint(0, beams, (20, 3, beams), device=device)
     ready = deepcopy(model)
     prepare_to_translate(ready, precision)
+
+    def logits_of(some):
+        state, found = some.encode(source, mask).with_past(beams, 20), []
+        for now, before in zip(tokens, parents, strict=True):  # more than are shown where keys are few
+            found.append(some.decode(now.view(-1, 1), state))
+            state.reorder(before)
+        return torch.stack(found)
+
     with Compute(device, precision).autocast():
-        expected, logits = (each.decode(target, each.encode(source)) for each in (model, ready))
+        expected, logits = logits_of(model), logits_of(ready)
     assert logits.dtype == expected.dtype
     torch.testing.assert_close(logits, expected, atol=error * float(expected.std()), rtol=0)
     assert not [name for name, module in ready.named_modules() if isinstance(module, nn.Linear)]
@@ -103,8 +118,7 @@ def test_a_projection_to_some_of_the_vocabulary_computes_these_logits(model, pre
     prepare_to_translate(model, precision)
     with Compute(torch.device("cpu"), precision).autocast():
         state = model.encode(source)
-        whole = model.decode(target, state)
+        whole = model.decode(target, state.with_past(1, 7))
         state.projection = model.projection_to(candidates)
-        for each in (state, state.with_past(1, 7)):
-            error = 0.05 if precision == "bf16" else 1e-5
-            torch.testing.assert_close(model.decode(target, each), whole[..., candidates], atol=error, rtol=0)
+        some = model.decode(target, state.with_past(1, 7))
+    torch.testing.assert_close(some, whole[..., candidates], atol=0.05 if precision == "bf16" else 1e-5, rtol=0)
