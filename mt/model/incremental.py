@@ -1,8 +1,8 @@
-"""A decoder layer as search runs it on a CPU: one token of each row, in as few calls as can be.
+"""A decoder layer as search runs it on a CPU: one token of each row, in few calls.
 
-For few rows a call costs more than its arithmetic.  This makes about half of the calls that `DecoderLayer`, its slow
-twin, makes for the same result: queries are scaled by the weights that make them, attention is written out for all
-heads and beams of a batch at once, nothing is dropped, and no module is called where a function will do.
+For few rows a call costs more than its arithmetic, and a token of `DecoderLayer`, the slow twin of this one, takes half
+as many calls again: here queries are scaled by the weights that make them, attention is written out for all heads and
+beams of a batch at once, nothing is dropped, and no module is called where a function will do.
 
 Shapes: B sentences, K beams, N = B*K rows, E width, H heads, D head size, S keys.
 """
@@ -55,20 +55,19 @@ class IncrementalDecoderLayer(nn.Module):
         rotation: Tensor | None = None,
     ) -> Tensor:
         """One token of each row (N, 1, E) -> (N, 1, E); see `DecoderLayer`.  `packing` is None."""
-        shape, H = x.shape, self.heads
-        sentences = (len(memory[0]), -1, H, x.size(-1) // H)  # (B, K, H, D)
+        B, H, D = len(memory[0]), self.heads, x.size(-1) // self.heads
 
-        every = self.query_key_value(self.before[0](x)).view(*sentences[:2], 3 * H, sentences[-1]).transpose(1, 2)
-        queries_keys, values = every.split((2 * H, H), dim=1)
+        projected = self.query_key_value(self.before[0](x)).view(B, -1, 3 * H, D).transpose(1, 2)  # (B, 3*H, K, D)
+        queries_keys, values = projected.split((2 * H, H), dim=1)
         if rotation is not None:
             queries_keys = rotate(queries_keys, rotation)
         queries, keys = queries_keys.chunk(2, dim=1)
         y = attended(queries, past.extend((keys, values)), past_bias)
-        x = self.after[0](x + self.self_output(y.view(shape)))
+        x = self.after[0](x + self.self_output(y.view_as(x)))
 
-        queries = self.query(self.before[1](x)).view(sentences).transpose(1, 2)
+        queries = self.query(self.before[1](x)).view(B, -1, H, D).transpose(1, 2)  # (B, H, K, D)
         y = attended(queries, memory, memory_bias)
-        x = self.after[1](x + self.cross_output(y.view(shape)))
+        x = self.after[1](x + self.cross_output(y.view_as(x)))
 
         return self.after[2](x + self.outer(self.inner(self.before[2](x)).relu_()))
 
