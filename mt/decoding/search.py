@@ -117,12 +117,7 @@ class History:
         scores, normalized, lengths, beam = (x[sentences, : rules.wanted].cpu().numpy() for x in wanted)
         longest = int(lengths.max())
         tokens, parents = (x[:longest, sentences].cpu().numpy() for x in (self.tokens, self.parents))
-        row = np.arange(len(lengths))[:, None]
-        ids = np.zeros((*lengths.shape, longest), dtype=np.int64)
-        for position in reversed(range(longest)):
-            ids[..., position] = tokens[position, row, beam]
-            # A hypothesis is traced back from its last token but one: the last is </s>, and cut off below.
-            beam = np.where(position < lengths - 1, parents[position, row, beam], beam)
+        ids = traced_back(tokens, parents, lengths, beam)
 
         def hypothesis(ids: list[int], length: int, score: float, normalized: float) -> Hypothesis:
             ranked = (score, normalized) if rules.scored else (math.nan, math.nan)
@@ -130,6 +125,23 @@ class History:
 
         every = zip(*(x.tolist() for x in (ids, lengths, scores, normalized)), strict=True)
         return [[hypothesis(*one) for one in zip(*each, strict=True) if one[-1] > -math.inf] for each in every]
+
+
+def traced_back(tokens: np.ndarray, parents: np.ndarray, lengths: np.ndarray, beam: np.ndarray) -> np.ndarray:
+    """Ids (B, nbest, steps) of hypotheses (B, nbest) by their lengths, last beams and each step's tokens (steps, B, K).
+
+    What stands from a hypothesis's last token on, `</s>`, is arbitrary.
+    """
+    steps, sentences, beams = tokens.shape
+    if beams == 1:  # it goes on from itself
+        return tokens.transpose(1, 2, 0)
+    row = np.arange(sentences)[:, None]
+    ids = np.zeros((*lengths.shape, steps), dtype=np.int64)
+    for position in reversed(range(steps)):
+        ids[..., position] = tokens[position, row, beam]
+        # A hypothesis is traced back from its last token but one: the last is </s>.
+        beam = np.where(position < lengths - 1, parents[position, row, beam], beam)
+    return ids
 
 
 def compacted(settled: Tensor, last: bool) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -45,9 +46,9 @@ class Past:
         """How many keys attention is given: those used, and some that a bias hides where these are few."""
         return max(self.used, SHORTEST_ROW[self.keys.device.type])
 
-    def select(self, sentences: Tensor, moved: Tensor) -> None:
-        """See `rows_of`."""
-        self.keys, self.values = (rows_of(room, sentences, moved, self.shown) for room in (self.keys, self.values))
+    def select(self, some_rows: Callable[..., Tensor]) -> None:
+        """Keep of each room what `some_rows`, which is `rows_of` told which, keeps of it."""
+        self.keys, self.values = (some_rows(room, shown=self.shown) for room in (self.keys, self.values))
 
 
 class FixedPast(Past):
@@ -70,14 +71,14 @@ def by_sentence(x: Tensor, sentences: int) -> Tensor:
     return x.squeeze(2).unflatten(0, (sentences, -1)).transpose(1, 2)
 
 
-def rows_of(room: Tensor, sentences: Tensor, moved: Tensor, shown: int | None = None) -> Tensor:
-    """The rows of some sentences in room (B, H, P, D), in this order, as far as keys are shown.
+def rows_of(room: Tensor, *, sentences: int, moved: Tensor, origins: Tensor, shown: int | None = None) -> Tensor:
+    """The first rows of room (B, H, P, D), of so many sentences, after those at `origins` took the places `moved`.
 
-    Only those are copied, within the room, that stand elsewhere than before: the `moved`, as numbers in the new order.
+    Only these are copied, within the room, as far as keys are shown.
     """
     seen = room[:, :, :shown]
-    seen.index_copy_(0, moved, seen.index_select(0, sentences[moved]))
-    return room[: len(sentences)]
+    seen.index_copy_(0, moved, seen.index_select(0, origins))
+    return room[:sentences]
 
 
 def laid_out(x: Tensor, length: int = 0) -> Tensor:
@@ -151,12 +152,12 @@ class DecoderState:
         """
         moved = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()
         device = self.memory[0][0].device
-        sentences, moved = (numbers.to(device, non_blocking=True) for numbers in (sentences, moved))
+        origins = sentences[moved]
+        sentences, moved, origins = (each.to(device, non_blocking=True) for each in (sentences, moved, origins))
+        some_rows = partial(rows_of, sentences=len(sentences), moved=moved, origins=origins)
+        self.memory = [(some_rows(keys), some_rows(values)) for keys, values in self.memory]
         for past in self.past:
-            past.select(sentences, moved)
-        self.memory = [
-            (rows_of(keys, sentences, moved), rows_of(values, sentences, moved)) for keys, values in self.memory
-        ]
+            past.select(some_rows)
         if self.memory_bias is not None:
             self.memory_bias = aligned(self.memory_bias.index_select(0, sentences))
         if self.past_bias is not None:
