@@ -104,18 +104,19 @@ def prepare_to_translate(model: Transformer, precision: str) -> None:
         kind = PackedLinear
     else:
         return
+    incremental = kind is not Bfloat16Linear
     kind_for_source: Kind = partial(Int8Linear, many_rows=True) if kind is Int8Linear else kind
     order = order_of_projections(model)
     for encoder_layer in cast(list[EncoderLayer], list(model.encoder)):
         replace_products(encoder_layer, kind_for_source, order)
     layers = cast(list[DecoderLayer], list(model.decoder))
     for layer in layers:
-        if kind is not Bfloat16Linear:
+        if incremental:
             scale_queries(layer.self_attention)
             scale_queries(layer.cross_attention)
         replace(layer.cross_attention, "key_value", kind_for_source)
         replace_products(layer, kind, order)
-    if kind is not Bfloat16Linear:
+    if incremental:
         model.decoder = nn.ModuleList(map(IncrementalDecoderLayer, layers))
     if model.rotations is not None:
         model.rotations = as_neighbours(model.rotations)
