@@ -35,11 +35,11 @@ from mt.files import read_lines
 from mt.pipelines.run_folder import RunFolder
 from mt.settings import read_toml
 
-BASE = "base"
-# Nothing that pays on little text: for what each ingredient brings where it is the only one.
+# Nothing of what pays on little text: for what each ingredient brings where it is the only one.
 PLAIN: dict[str, object] = {"training.consistency": "off", "training.noise_rate": 0, "model.positions": "sinusoidal"}
-RECIPES: dict[str, dict[str, object]] = {
-    BASE: {},
+# Each begins with the recipe that the others are set beside.
+FROM_BASE: dict[str, dict[str, object]] = {
+    "base": {},
     "dropout 0.1": {"model.dropout": 0.1},
     "dropout 0.3": {"model.dropout": 0.3},
     "dropout of attention 0.1": {"model.attention_dropout": 0.1},
@@ -62,6 +62,8 @@ RECIPES: dict[str, dict[str, object]] = {
     "BPE": {"tokenizer.type": "bpe"},
     "sinusoidal positions": {"model.positions": "sinusoidal"},
     "post-norm": {"model.norm_first": "false"},
+}
+FROM_PLAIN: dict[str, dict[str, object]] = {
     "plain": PLAIN,
     "plain and R-Drop": PLAIN | {"training.consistency": "r-drop"},
     "plain and SimCut": PLAIN | {"training.consistency": "simcut"},
@@ -70,6 +72,8 @@ RECIPES: dict[str, dict[str, object]] = {
     "plain and pieces drawn anew": PLAIN | {"training.sampling_alpha": 0.3},
     "plain and both directions first": PLAIN | {"training.bidirectional_epochs": 3},
 }
+ABLATIONS = {"base": FROM_BASE, "plain": FROM_PLAIN}
+RECIPES = FROM_BASE | FROM_PLAIN
 
 Record = dict[str, Any]
 
@@ -86,13 +90,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--only", nargs="+", default=[], choices=list(RECIPES)[1:], metavar="RECIPE", help="and the base"
+        "--base", choices=ABLATIONS, default="base", help="what mt train chooses, or that without what pays"
     )
+    parser.add_argument("--only", nargs="+", default=[], choices=RECIPES, metavar="RECIPE", help="and the base")
     parser.add_argument("--upper-case", action="store_true", help="also score the test set with its source in capitals")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of ablation-PAIR-MACHINE.json")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of ablation-BASE-PAIR-MACHINE.json")
     parser.add_argument("--machine", default="", help="name of this machine in the file's name")
     parser.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="more flags of every mt train")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if foreign := [name for name in options.only if name not in ABLATIONS[options.base]]:
+        parser.error(f"{foreign[0]} is not set beside {options.base}: one of {', '.join(ABLATIONS[options.base])}")
+    return options
 
 
 def set_flags(settings: dict[str, object]) -> list[str]:
@@ -145,8 +153,8 @@ def update_seconds(records: list[Record]) -> float:
 
 
 def with_costs(results: list[Record]) -> list[Record]:
-    """The results, each with the time of its update as a multiple of the base's."""
-    [base] = [each["update_seconds"] for each in results if each["name"] == BASE]
+    """The results, each with the time of its update as a multiple of the first one's, which is the base."""
+    base = results[0]["update_seconds"]
     return [{**each, "update_cost": each["update_seconds"] / base} for each in results]
 
 
@@ -166,9 +174,9 @@ def main() -> None:
     languages = (options.pair.partition("-")[0], options.pair.partition("-")[2])
     source, reference = (text(options.corpus, (options.test,), language) for language in languages)
     record = circumstances(PACKAGES)
-    names = [name for name in RECIPES if name == BASE or not options.only or name in options.only]
+    only = {options.base, *options.only} if options.only else ABLATIONS[options.base].keys()
     results = []
-    for name in names:
+    for name in (each for each in ABLATIONS[options.base] if each in only):
         run = run_of(options.runs, name)
         try:
             if not is_finished(run, options.minutes):
@@ -181,11 +189,11 @@ def main() -> None:
                 found["upper_cased"] = upper_cased_record(metrics, capitals)
             results.append(found)
         except Failure as error:
-            if name == BASE:
+            if name == options.base:
                 raise
             print(f"warning: {name} is left out: {error}", file=sys.stderr)  # a night of others is not lost with it
     results = with_costs(results)
-    device = run_device(run_of(options.runs, BASE))
+    device = run_device(run_of(options.runs, options.base))
     record |= {
         "what": "ablation",
         "pair": options.pair,
@@ -196,7 +204,7 @@ def main() -> None:
         "reference": text_record(reference, list(read_lines(reference))),
         "results": results,
     }
-    path = options.results / f"ablation-{options.pair}-{options.machine or machine_name(device)}.json"
+    path = options.results / f"ablation-{options.base}-{options.pair}-{options.machine or machine_name(device)}.json"
     write_result(path, record, table(results))
 
 
