@@ -29,7 +29,11 @@ TRAIN = "mt train --train train.de train.en --valid val.de val.en --output run"
 
 
 def shell_blocks(document):
-    return re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return code_blocks(document, "sh")
+
+
+def code_blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run(script, folder):
@@ -62,6 +66,14 @@ def test_every_command_of_a_document_runs(document, folder):
         done = run(block, folder)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+def test_the_example_in_python_runs(folder):
+    [example] = [block for block in code_blocks(ROOT / "docs" / "deployment.md", "python") if "from mt." in block]
+    done = run(f"{TRAIN}\n{sys.executable} - <<'END'\n{example}END\n", folder)
+    assert done.returncode == 0, done.stderr
+    sources = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+    assert sources == ["Zwei Hunde spielen.", "Ein Mann liest."]
 
 
 def test_the_make_targets_of_the_readme_exist():
