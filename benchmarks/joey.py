@@ -1,6 +1,7 @@
 """Trains JoeyNMT by its own command on the text and tokenizer of a run, and translates with what validated best.
 
-Its shape, dropout, schedule and updates are those of `marian.py`, as far as its configuration says them.
+Its shape, schedule and updates are those of `marian.py`, as far as its configuration says them; its one dropout also
+falls on attention weights and within the feed-forward network, and its length penalty is ((5 + n) / 6)^alpha.
 """
 
 import json
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from marian import LENGTH_PENALTIES, Schedule
+from marian import Schedule
 from trainers import GRADIENT_CLIP, LABEL_SMOOTHING
 
 from mt.corpus.encoded import EncodedSide
@@ -26,12 +27,16 @@ from mt.files import write_text
 from mt.pipelines.prepare import PreparedRun
 from mt.training.budget import Clock
 
+LENGTH_PENALTIES = (0.0, 0.6, 1.0, 1.4, 1.8)
+SECONDS_TO_END = 120  # of the last update, and of writing its weights
 LOG_EVERY_UPDATES = 5  # of which its interval between validations must be a multiple
 # JoeyNMT counts padding and does not sort by length: half of what it counts are words.
 COUNTED_TOKENS = 2
 # SentencePiece no longer has what JoeyNMT calls to say which pieces there are: all of them, here.
+# It ends by SIGINT, which a process that was started in the background of a shell ignores if nobody handles it.
 PROGRAM = """
-import runpy, sentencepiece
+import runpy, sentencepiece, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sentencepiece.SentencePieceProcessor.SetVocabulary = lambda processor, pieces: None
 runpy.run_module("joeynmt", run_name="__main__", alter_sys=True)
 """
@@ -44,6 +49,7 @@ class JoeyTraining:
     def __init__(self, prepared: PreparedRun, compute: Compute, schedule: Schedule, clock: Clock) -> None:
         self.prepared, self.compute, self.schedule, self.clock = prepared, compute, schedule, clock
         self.length_penalty = 1.0  # of beam search
+        self.weights = "best.ckpt"  # or "latest.ckpt"
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name)
         self.write_texts()
@@ -64,15 +70,22 @@ class JoeyTraining:
             write_text(self.folder / name, "".join(f"{line}\n" for line in lines))
 
     def fit(self) -> None:
-        """Train until the minutes are used up; the weights of the last validations are kept by JoeyNMT."""
+        """Train until the minutes are used up; JoeyNMT keeps the weights that validated best, and the last ones."""
         process = self.start("train", "--skip-test")
-        while process.poll() is None and self.clock.elapsed() < self.schedule.minutes * 60:
-            time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        try:
+            while self.clock.elapsed() < self.schedule.minutes * 60:
+                if process.poll() is not None:
+                    sys.exit(
+                        f"error: JoeyNMT has ended before its minutes were used up, with code {process.returncode}"
+                    )
+                time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            process.wait(SECONDS_TO_END)
+        finally:
+            process.kill()
         self.seconds = self.clock.elapsed()
         if not (self.folder / "model" / "best.ckpt").exists():
-            sys.exit("error: JoeyNMT has ended before its first validation")
+            sys.exit("error: the minutes were used up before JoeyNMT's first validation: give more")
 
     def start(self, *words: str, **options: Any) -> "subprocess.Popen[str]":
         """A command of JoeyNMT with the settings as they stand."""
@@ -87,7 +100,7 @@ class JoeyTraining:
         return subprocess.Popen(command, env=environment, encoding="utf-8", **options)
 
     def configuration(self) -> dict[str, Any]:
-        config, schedule = self.prepared.config, self.schedule
+        config, schedule, weights = self.prepared.config, self.schedule, self.folder / "model" / self.weights
         return {
             "name": "benchmark",
             "model_dir": str(self.folder / "model"),
@@ -115,7 +128,7 @@ class JoeyTraining:
                 "scheduling": "warmupinversesquareroot",
                 "learning_rate": schedule.peak_learning_rate,
                 "learning_rate_warmup": schedule.warmup_updates,
-                "learning_rate_min": 0.0001,  # where it ends, after 40,000 updates at the earliest
+                "learning_rate_min": 0.0,  # which it would otherwise not go below, and end at
                 "clip_grad_norm": GRADIENT_CLIP,
                 "label_smoothing": LABEL_SMOOTHING,
                 "batch_type": "token",
@@ -134,7 +147,8 @@ class JoeyTraining:
                 "batch_size": 4_096,
                 "eval_metrics": ["bleu"],
                 "sacrebleu_cfg": {"tokenize": "13a"},
-            },
+            }
+            | ({"load_model": str(weights)} if weights.exists() else {}),
         }
 
     def side(self, language: str) -> dict[str, Any]:
@@ -160,28 +174,40 @@ class JoeyTraining:
         }
 
     def choose_length_penalty(self, *, beam: int) -> None:
-        """As `MarianTraining` does."""
-        data, language = self.prepared.data, self.prepared.config.data.target_language
-        scores = {}
+        """As `MarianTraining` does, after the last weights have taken the place of the best where they are better."""
+        of_weights = {}
+        for self.weights in ("best.ckpt", "latest.ckpt"):
+            of_weights[self.weights] = self.validation_bleu(beam=beam)
+        self.weights = max(of_weights, key=lambda weights: of_weights[weights])
+        of_penalties = {}
         for self.length_penalty in LENGTH_PENALTIES:
-            translations = self.translate(data.valid_sources, beam=beam)
-            scores[self.length_penalty] = quick_scores(translations, data.valid_references, language)["bleu"]
-            print(f"length penalty {self.length_penalty}: BLEU {scores[self.length_penalty]:.2f}", file=sys.stderr)
-        self.length_penalty = max(scores, key=lambda penalty: scores[penalty])
+            of_penalties[self.length_penalty] = self.validation_bleu(beam=beam)
+        self.length_penalty = max(of_penalties, key=lambda penalty: of_penalties[penalty])
+
+    def validation_bleu(self, *, beam: int) -> float:
+        data, language = self.prepared.data, self.prepared.config.data.target_language
+        translations = self.translate(data.valid_sources, beam=beam)
+        bleu = quick_scores(translations, data.valid_references, language)["bleu"]
+        print(f"{self.weights}, length penalty {self.length_penalty}: BLEU {bleu:.2f}", file=sys.stderr)
+        return bleu
 
     def translate(self, lines: list[str], *, beam: int) -> list[str]:
-        """By the weights that validated best; the beam is that of the configuration."""
+        """By the weights that were chosen; the beam is that of the configuration."""
         assert beam == self.configuration()["testing"]["beam_size"]
         process = self.start("translate", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         printed, _ = process.communicate("".join(f"{line}\n" for line in lines))
         translations = printed.removesuffix("\n").split("\n")
-        if len(translations) != len(lines):
-            sys.exit(f"error: JoeyNMT has made {len(translations)} translations of {len(lines)} lines")
+        if process.returncode or len(translations) != len(lines):
+            made = f"{len(translations)} translations of {len(lines)} lines"
+            sys.exit(f"error: JoeyNMT has ended with code {process.returncode}, after {made}")
         return translations
 
     def settings(self) -> dict[str, Any]:
         said = self.configuration()
         return {name: said[name] for name in ("model", "training", "testing")} | {
+            "minutes": self.schedule.minutes,
+            "seed": self.schedule.seed,
+            "weights": self.weights,
             "length_penalty": self.length_penalty,
             "precision": "fp32",
             "threads": self.prepared.config.training.threads,
@@ -199,7 +225,7 @@ class JoeyTraining:
             "parameters": int(parameters),
             "target_tokens_per_second_median": statistics.median(int(rate) for _, rate in steps),
             "validation": [
-                {"step": int(step), "loss": float(loss), "bleu": float(bleu)}
+                {"step": int(step), "smoothed_loss": float(loss), "bleu": float(bleu)}
                 for step, loss, bleu in re.findall(r"Steps: (\d+)\tloss: ([\d.]+).*?bleu: ([\d.]+)", report)
             ],
         }

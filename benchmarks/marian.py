@@ -82,6 +82,7 @@ class MarianTraining:
                 self.restart_pace()
             if ended:
                 break
+        self.seconds = self.clock.elapsed()
         self.model.load_state_dict(self.best)
 
     def time_limit(self) -> float:
@@ -169,7 +170,7 @@ class MarianTraining:
         """What `train.py` says of a run of mt, under the same names."""
         return {
             "steps": self.update,
-            "minutes": round(self.clock.elapsed() / 60, 2),
+            "minutes": round(self.seconds / 60, 2),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad),
             "target_tokens_per_second_median": statistics.median(self.rates),
             "peak_memory_gib": self.compute.memory_gib(),

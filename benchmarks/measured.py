@@ -51,7 +51,10 @@ def commit() -> dict[str, Any]:
         answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
         return answer.stdout.strip()
 
-    return {"id": git("rev-parse", "HEAD") or None, "modified": bool(git("status", "--porcelain", "mt", "benchmarks"))}
+    return {
+        "id": git("rev-parse", "--verify", "--quiet", "HEAD") or None,
+        "modified": bool(git("status", "--porcelain", "mt", "benchmarks")),
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from measured import circumstances, machine_name, text_record, warn_when_busy, w
 from scores import literature_scores, upper_cased_record
 from train import corpora_of
 
-from mt.errors import ConfigError, MTError
+from mt.errors import ConfigError, DataError, MTError
 from mt.evaluation.metrics import evaluate
 from mt.files import checksum, read_lines
 from mt.pipelines.evaluate import score_records
@@ -48,13 +48,16 @@ def arguments() -> argparse.Namespace:
     train.add_argument("--threads", type=int, default=0, help="default: all")
     train.add_argument("--seed", type=int, default=1)
     train.add_argument("--dropout", type=float, default=0.2)
-    train.add_argument("--attention-dropout", type=float, default=0.1)
+    train.add_argument("--attention-dropout", type=float, default=0.1, help="of hf; joeynmt has one dropout for all")
     train.add_argument("--batch-tokens", type=int, default=1024, help="target tokens of an update")
     train.add_argument("--peak-learning-rate", type=float, default=1e-3)
     train.add_argument("--warmup-updates", type=int, default=400)
     train.add_argument("--validate-every", type=int, default=445, help="updates; 445 of 1,024 tokens: Multi30k once")
     train.add_argument("--machine", default="", help="name of this machine in the file's name")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.peer == "joeynmt" and options.precision == "bf16":
+        parser.error("joeynmt is trained in fp32")
+    return options
 
 
 def prepare(options: argparse.Namespace) -> "tuple[PreparedRun, Compute]":
@@ -110,9 +113,19 @@ def scores(hypotheses: list[str], references: list[str], language: str) -> list[
     return metrics + literature_scores(hypotheses, references, language)
 
 
-def test_scores(training: "MarianTraining | JoeyTraining", options: argparse.Namespace) -> dict[str, Any]:
-    """How the test set is translated."""
+def read_test(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The sources and references that are scored in the end; raises `DataError` at once where they do not match."""
     sources, references = list(read_lines(options.test_source)), list(read_lines(options.test_reference))
+    if len(sources) != len(references):
+        found = f"{len(sources):,} lines in {options.test_source}, {len(references):,} in {options.test_reference}"
+        raise DataError(found, "line n of one file must be the translation of line n of the other")
+    return sources, references
+
+
+def test_scores(
+    training: "MarianTraining | JoeyTraining", options: argparse.Namespace, sources: list[str], references: list[str]
+) -> dict[str, Any]:
+    """How the test set is translated."""
     language = training.prepared.config.data.target_language
     started = time.monotonic()
     metrics = scores(training.translate(sources, beam=BEAM), references, language)
@@ -128,6 +141,7 @@ def main() -> None:
     started = time.monotonic()  # before the libraries that a training needs are read
     options = arguments()
     warn_when_busy()
+    test = read_test(options)
     record = circumstances(PACKAGES)
     training = trained(options, started)
     figures = training.figures()
@@ -139,7 +153,7 @@ def main() -> None:
         "engine": options.peer,
         "pair": pair,
         "device": device,
-        **test_scores(training, options),
+        **test_scores(training, options, *test),
         "training": figures,
         "settings": training.settings() | {"beam": BEAM},
         "text": {

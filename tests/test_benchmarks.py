@@ -71,16 +71,13 @@ class TestAblation:
         assert len(folders) == len(ablation.RECIPES)
         assert ablation.run_of(Path("runs"), "6+2 layers").path == Path("runs", "6+2-layers")
 
-    def test_only_a_run_that_said_so_is_finished(self, tmp_path):
+    def test_runs_of_other_minutes_are_refused(self, tmp_path):
         run = RunFolder(tmp_path)
-        assert not ablation.is_finished(run, 30)
+        ablation.check_minutes(run, 30)  # nothing is there yet
         run.recipe.write_text("[training]\nmax_minutes = 30.0\n")
-        for event, finished in (("started", False), ("finished", True), ("resumed", False), ("finished", True)):
-            with run.log.open("a") as log:
-                log.write(json.dumps({"kind": "event", "event": event}) + "\n")
-            assert ablation.is_finished(run, 30) == finished
+        ablation.check_minutes(run, 30)
         with pytest.raises(ablation.Failure, match="was given 30 minutes, not 20"):
-            ablation.is_finished(run, 20)
+            ablation.check_minutes(run, 20)
 
     def test_the_time_of_an_update_leaves_validation_out(self):
         records = [
