@@ -360,6 +360,8 @@ def resolve_training(
     worth_it = limited and facts.pairs < CONSISTENT_PAIRS and decay < 1
     consistency = given.get("consistency", "r-drop" if worth_it else "off")
     passes = 1 if consistency == "off" else 2  # that memory must hold at a time
+    consistency_from = given.get("consistency_from", max(0.0, min(0.3, 1 - decay)) if passes == 2 and limited else 0.0)
+    read_often = CONSISTENT_EPOCHS if passes == 2 and "consistency" not in given and consistency_from else 0
     noise_rate = noise_rate_for(settings, facts.pairs)
     resolved = {
         "device": compute.device.type,
@@ -369,8 +371,8 @@ def resolve_training(
         "noise_rate": noise_rate,
         "noise_from_epoch": NOISE_FROM_EPOCH if noise_rate else 0,
         "consistency": consistency,
-        "consistency_from": min(0.3, 1 - decay) if passes == 2 and limited else 0.0,
-        "consistency_epochs": CONSISTENT_EPOCHS if passes == 2 and "consistency" not in given else 0,
+        "consistency_from": consistency_from,
+        "consistency_epochs": read_often,
         "consistency_alpha": ALPHA.get(consistency, 0.0),
         "cutoff": CUTOFF.get(consistency, 0.0),
         "micro_batch_tokens": 0 if compute.on_cuda else 4_096 // passes,

@@ -56,7 +56,8 @@ def continued_settings(run: RunFolder, now: Settings) -> Settings:
     for key in was_auto:
         settings.given["training"].pop(key, None)
     said = {name: values for name, values in now.said().items() if name != "model"}
-    said["data"] = {key: saved["data"][key] for key in LANGUAGES} | said["data"]  # other paths lead to the same text
+    languages = {key: saved["data"][key] for key in LANGUAGES if key in saved["data"]}
+    said["data"] = languages | said["data"]  # other paths lead to the same text
     settings.add(said, "command line")
     return settings
 

@@ -20,6 +20,7 @@ from mt.errors import ConfigError, DataError, ModelError
 from mt.files import atomic_file, read_json, write_json
 from mt.model.config import ModelConfig
 from mt.model.transformer import Transformer
+from mt.pipelines.recipe import SECTIONS, Settings
 from mt.settings import Values, build, read_toml
 from mt.training.checkpoint import load_tensors, load_weights
 
@@ -116,8 +117,10 @@ class RunFolder:
         )
 
     def read_recipe(self) -> dict[str, Values]:
-        """run.toml, with what an `OLDER` one did not have to say."""
-        return {name: OLDER.get(name, {}) | values for name, values in read_toml(self.recipe).items()}
+        """run.toml, with what an `OLDER` one did not have to say; raises `ConfigError` for what is no recipe."""
+        said = read_toml(self.recipe)
+        Settings().add(said, str(self.recipe))
+        return {name: OLDER.get(name, {}) | said.get(name, {}) for name in SECTIONS}
 
     def recipe_of_weights(self) -> dict[str, Values]:
         """The recipe by which the weights were trained, that of an average being the one of its run."""

@@ -139,6 +139,8 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
         chosen = set(held.tolist())
         pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]
         logger.info("%s pairs held out of %s for validation", f"{len(pairs):,}", train[0].name)
-    if not pairs or not any(row.any() for row in rows):
-        raise DataError("no usable pairs are left to train and validate on", "the table above says what was dropped")
+    if not any(row.any() for row in rows):
+        raise DataError("no usable pairs are left to train on", "the table above says what was dropped")
+    if not pairs:
+        raise DataError("no pairs are left to validate on", "in each of the validation text one side is empty")
     return CheckedText(train, rows, pairs, sum(report.characters for report in reports))

@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -204,48 +204,55 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
     progress = restore(checkpoints, learned, (config.training.max_steps, config.training.max_minutes))
     clock = SharedClock(request.started, progress.elapsed_seconds, ranks)
     log = open_log(run, config.training, progress, clock, quiet=request.quiet) if ranks.first else Silence()
-    announce(model, prepared, compute, log, progress, ranks)
-    batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
-    config = within_memory(config, updater, batcher, sampler, ranks, clock, log)
-    prepared = replace(prepared, config=config)
+    with closing(log):
+        announce(model, prepared, compute, log, progress, ranks)
+        batcher, sampler = batches_of(config, prepared.data, prepared.tokenizers, compute, ranks)
+        config = within_memory(config, updater, batcher, sampler, ranks, clock, log)
+        prepared = replace(prepared, config=config)
 
-    def publish() -> None:
-        if ranks.first:
-            save_tensors(run.model, weights(model))
+        def publish() -> None:
+            if ranks.first:
+                save_tensors(run.model, weights(model))
 
-    validation = Validation(run, prepared, model, compute, progress, clock, ranks)
-    with stop_on_signals() as asked:
-        trainer = Trainer(
-            updater=updater,
-            learned=learned,
-            updates=partial(batcher.updates, sampler),
-            validate=validation,
-            publish=publish,
-            log=log,
-            checkpoints=checkpoints,
-            config=config.training,
-            optimizer_config=config.optimizer,
-            validation=config.validation,
-            budget=Budget(config.training, config.optimizer, progress, clock, closing_validations(config)),
-            interrupted=lambda: clock.agree(asked()),
-        )
-        try:
-            reason = trainer.run()
-            choose_weights(trainer, run, ranks)
-            if config.validation.tune_length_penalty:
-                choose_length_penalty(trainer, validation, run, ranks)
-            trainer.finish(reason)
-            warn_of_few_steps(progress.step, config.optimizer.warmup_steps)
-        except Interrupted as stopped:
-            if not run.model.exists():
-                publish()
-            raise Interrupted(stopped.message, f"to go on: mt train --output {run.path}") from stopped
-        finally:
-            log.close()
+        validation = Validation(run, prepared, model, compute, progress, clock, ranks)
+        with stop_on_signals() as asked:
+            trainer = Trainer(
+                updater=updater,
+                learned=learned,
+                updates=partial(batcher.updates, sampler),
+                validate=validation,
+                publish=publish,
+                log=log,
+                checkpoints=checkpoints,
+                config=config.training,
+                optimizer_config=config.optimizer,
+                validation=config.validation,
+                budget=Budget(config.training, config.optimizer, progress, clock, closing_validations(config)),
+                interrupted=lambda: clock.agree(asked()),
+            )
+            try:
+                reason = train_to_the_end(trainer, validation, run, ranks)
+            except Interrupted as stopped:
+                if not run.model.exists():
+                    publish()
+                raise Interrupted(stopped.message, f"to go on: mt train --output {run.path}") from stopped
+    warn_of_few_steps(progress.step, config.optimizer.warmup_steps)
     logger.info(
-        "finished (%s) after %s steps; best %s on validation %.2f; the model is in %s",
-        reason, f"{progress.step:,}", config.validation.metric, abs(progress.best[0][0]), run.path,
+        "finished (%s) after %s steps; %s on validation %.2f; the model is in %s",
+        reason, f"{progress.step:,}", config.validation.metric, abs(progress.published or 0.0), run.path,
     )  # fmt: skip
+
+
+def train_to_the_end(trainer: Trainer, validation: Validation, run: RunFolder, ranks: Ranks) -> str:
+    """Train, and choose what translates best; returns why training ended, or raises `Interrupted` in between."""
+    reason = trainer.run()
+    trainer.stop_if_asked()
+    choose_weights(trainer, run, ranks)
+    trainer.stop_if_asked()
+    if trainer.validation.tune_length_penalty:
+        choose_length_penalty(trainer, validation, run, ranks)
+    trainer.finish(reason)
+    return reason
 
 
 def warn_of_few_steps(steps: int, warmup: int) -> None:
@@ -397,9 +404,9 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            raise Interrupted("stopped before the checkpoint was written")
+            raise Interrupted("stopped before everything was saved")
         asked = True
-        logger.info("stopping after this step; a checkpoint is written")
+        logger.info("stopping as soon as everything is saved; once more, and it stops at once")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -177,6 +177,7 @@ def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
         trainer.progress.published = chosen.score
         if ranks.first:
             save_tensors(run.model, chosen.tensors)
+        trainer.save()  # what is published, should the rest of this be cut short
 
 
 def closing_validations(config: RunConfig) -> float:

@@ -97,9 +97,18 @@ class Trainer:
                 self.compute_fewer_at_a_time(error.tokens)
         self.check_last_updates()
         if progress.validated_step != progress.step or not progress.best:
+            self.save()
             self.judge()
             self.save()
         return reason
+
+    def stop_if_asked(self) -> None:
+        """Raise `Interrupted` where a signal has asked to stop; everything is to be saved before."""
+        if self.interrupted():
+            raise self.interruption()
+
+    def interruption(self) -> Interrupted:
+        return Interrupted(f"stopped at step {self.progress.step:,}; everything up to here is saved")
 
     def train(self) -> str:
         """Train from where progress stands until there is a reason to stop, and return it."""
@@ -122,7 +131,7 @@ class Trainer:
             if validating or interrupted or progress.step % config.checkpoint_every_steps == 0:
                 self.save()
             if interrupted:
-                raise Interrupted(f"stopped at step {progress.step:,}; everything up to here is saved")
+                raise self.interruption()
             if validating:
                 self.judge()
                 self.save()
@@ -249,7 +258,8 @@ class Trainer:
                     self.save()  # so that what follows repeats exactly, whatever the clock says then
                 begun = {"method": config.consistency, "begun": progress.consistent, "epochs": progress.epoch}
                 self.log({"kind": "event", "event": "consistency", **begun})
-            self.budget.restart_pace()  # which is another one from here on
+            if progress.consistent:
+                self.budget.restart_pace()  # which is another one from here on
         self.updater.consistent = bool(progress.consistent)
 
     def tell_of_noise(self) -> None:

@@ -37,7 +37,9 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.schedule {self.schedule} is none of {', '.join(SCHEDULES)}")
         if not 0 < self.peak_learning_rate < math.inf:
             raise ConfigError(f"optimizer.peak_learning_rate {self.peak_learning_rate} is not above 0")
-        for name in ("epsilon", "weight_decay", "gradient_clip"):
+        if not 0 < self.epsilon < math.inf:
+            raise ConfigError(f"optimizer.epsilon {self.epsilon} is not above 0")
+        for name in ("weight_decay", "gradient_clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"optimizer.{name} {getattr(self, name)} is not a number from 0 on")
         for name in ("beta1", "beta2"):

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from filelock import FileLock, Timeout
 
@@ -25,14 +26,14 @@ from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import Tokenizer, TokenizerConfig
 from mt.corpus.variation import Variation
 from mt.device import Compute
-from mt.errors import ExitCode, Interrupted
+from mt.errors import ConfigError, ExitCode, Interrupted
 from mt.files import claimed
-from mt.pipelines import checksums, prepare, texts
+from mt.pipelines import checksums, prepare, texts, validation
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
 from mt.pipelines.ranks import Ranks
 from mt.pipelines.recipe import CorpusFacts, Settings, resolve, resolve_tokenizer
-from mt.pipelines.reporting import event_line
+from mt.pipelines.reporting import RunLog, event_line
 from mt.pipelines.run_folder import load_model
 from mt.training import update
 from mt.training.checkpoint import Checkpoints, load_tensors
@@ -237,6 +238,14 @@ def test_where_nothing_is_left_the_table_says_what_was_dropped(mt, tiny_flags, t
     outcome = mt("train", *text, *tiny_flags)
     assert outcome.code == ExitCode.DATA
     assert outcome.err.index(f"training text {tmp_path / 'text.en'}") < outcome.err.index("error: ")
+
+
+def test_validation_text_of_which_nothing_is_left_is_told_from_training_text(train, tmp_path):
+    (tmp_path / "valid.en").write_text("one\n\n")
+    (tmp_path / "valid.de").write_text("\neins\n")
+    outcome = train(tmp_path / "run", "--valid", tmp_path / "valid.en", tmp_path / "valid.de", steps=2)
+    assert outcome.code == ExitCode.DATA
+    assert "no pairs are left to validate on: in each of the validation text one side is empty" in outcome.err
 
 
 def test_pairs_that_are_too_long_are_told_whoever_encoded_them(train, tmp_path):
@@ -896,6 +905,21 @@ def resolved(device="cpu", **training):
     return resolve(settings, tokenizer, facts, Compute(torch.device(device), "fp32"), threads=1)
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(0.0, 0), (0.2, 10)])
+def test_two_passes_wait_for_epochs_only_where_they_wait(share, epochs):
+    training = resolved(max_steps=100, consistency_from=share).training
+    assert (training.consistency, training.consistency_from, training.consistency_epochs) == ("r-drop", share, epochs)
+
+
+def test_a_decay_longer_than_training_is_what_is_refused():
+    settings = Settings()
+    settings.add(
+        {"training": {"consistency": "r-drop", "max_steps": 100}, "optimizer": {"decay_fraction": 1.5}}, "test"
+    )
+    with pytest.raises(ConfigError, match=r"optimizer.decay_fraction 1.5 is not between 0 and 1"):
+        pipeline.check_settings(settings)
+
+
 def test_an_epoch_holds_pairs_as_weights_and_directions_say_and_variations_are_those_of_the_recipe():
     pairs, cpu = Corpus(40), Compute(torch.device("cpu"), "fp32")
     data = SimpleNamespace(train=pairs, weights=np.repeat([1.0, 3.0], 20))
@@ -1078,13 +1102,68 @@ def test_a_model_that_can_have_learned_little_is_warned_of(caplog, steps, warnin
     assert warning in caplog.text
 
 
+@pytest.mark.parametrize("call", [41, 42])
+def test_a_signal_is_heeded_while_the_best_weights_are_chosen_too(train, mt, trained, stop_after, tmp_path, call):
+    """It is asked for after each of the 40 updates, before weights are averaged, and before penalties are tried."""
+    stop_after(call)
+    outcome = train(tmp_path / "run")
+    assert outcome.code == ExitCode.INTERRUPTED
+    assert "stopped at step 40; everything up to here is saved" in outcome.err
+    stop_after(1 << 40)
+    assert "finished (max_steps 40) after 40 steps" in mt("train", "--output", tmp_path / "run").err
+    assert_same_training(tmp_path / "run", trained)
+
+
+def test_a_crash_in_the_last_validation_loses_no_updates(train, mt, monkeypatch, tmp_path):
+    validate = validation.Validation.__call__
+
+    def crash_at_the_end(self):
+        return 1 / 0 if self.progress.step == 25 else validate(self)
+
+    monkeypatch.setattr(validation.Validation, "__call__", crash_at_the_end)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run", steps=25)
+    assert Checkpoints(tmp_path / "run").steps()[-1] == 25
+    monkeypatch.undo()
+    assert "finished (max_steps 25) after 25 steps" in mt("train", "--output", tmp_path / "run").err
+
+
+def test_a_crash_does_not_forget_how_good_the_average_is_that_was_written(train, mt, monkeypatch, tmp_path):
+    def judged(trainer, name, tensors, event):
+        scores = {"loss": 1.0, "bleu": 99.0, "chrf": 99.0}
+        return validation.Candidate(name, tensors, 99.0, {"kind": "event", **event, **scores})
+
+    def crash(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(validation, "judged", judged)
+    monkeypatch.setattr(pipeline, "choose_length_penalty", crash)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run")
+    assert Checkpoints(tmp_path / "run").state(40)["published"] == 99.0
+    monkeypatch.undo()
+    outcome = mt("train", "--output", tmp_path / "run")
+    assert "what was kept before stays: it had 99.00" in outcome.err
+    assert "after 40 steps; bleu on validation 99.00; the model is in" in outcome.err
+
+
+def test_the_log_is_closed_however_training_ends(train, monkeypatch, tmp_path):
+    """It may hold a terminal's cursor."""
+    closed = []
+    monkeypatch.setattr(RunLog, "close", closed.append)
+    monkeypatch.setattr(pipeline, "announce", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run", steps=2)
+    assert len(closed) == 1
+
+
 def test_a_second_signal_ends_training_at_once_and_then_signals_do_what_they_did():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pipeline.stop_on_signals() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)
         assert asked()
-        with pytest.raises(Interrupted, match="stopped before the checkpoint was written"):
+        with pytest.raises(Interrupted, match="stopped before everything was saved"):
             signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -1388,6 +1467,31 @@ def test_micro_batches_of_another_size_may_be_chosen_on_the_way(train, mt, stop_
     assert outcome.code == 0, outcome.err
     assert "out of memory" not in outcome.err
     assert Checkpoints(tmp_path / "run").steps()[-1] == 12
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("[tokenizer]", "max_steps = 60\n[tokenizer]", "max_steps is not a setting"),
+        ("[tokenizer]", "training = 60\n[tokenizer]", "is not TOML"),
+        ("max_steps = 40", 'max_steps = "many"', "training.max_steps = 'many' is not a whole number"),
+    ],
+)
+def test_a_recipe_that_was_changed_by_hand_into_none_is_an_error(mt, run, before, after, said):
+    recipe = (run / "run.toml").read_text()
+    assert before in recipe
+    (run / "run.toml").write_text(recipe.replace(before, after, 1))
+    outcome = mt("train", "--output", run)
+    assert (outcome.code, said in outcome.err) == (ExitCode.USAGE, True), outcome.err
+
+
+def test_a_recipe_without_languages_or_sections_goes_on_with_what_is_chosen(mt, run):
+    recipe = tomllib.loads((run / "run.toml").read_text())
+    del recipe["data"]["source_language"], recipe["data"]["target_language"], recipe["validation"]
+    (run / "run.toml").write_text(tomli_w.dumps(recipe))
+    outcome = mt("train", "--output", run, "--max-steps", 41)
+    assert outcome.code == 0, outcome.err
+    assert tomllib.loads((run / "run.toml").read_text())["data"]["target_language"] == "de"
 
 
 def test_everything_else_is_refused_with_the_list_and_nothing_changes(mt, run):

@@ -57,7 +57,7 @@ def test_without_a_warm_up_the_first_step_has_the_peak():
         ({"peak_learning_rate": math.nan}, "optimizer.peak_learning_rate nan is not above 0"),
         ({"beta1": 1.0}, r"optimizer.beta1 1.0 is not at least 0 and below 1"),
         ({"beta2": -0.1}, r"optimizer.beta2 -0.1 is not at least 0 and below 1"),
-        ({"epsilon": -1e-9}, "optimizer.epsilon -1e-09 is not a number from 0 on"),
+        ({"epsilon": 0.0}, "optimizer.epsilon 0.0 is not above 0"),
         ({"weight_decay": math.inf}, "optimizer.weight_decay inf is not a number from 0 on"),
         ({"gradient_clip": -1.0}, "optimizer.gradient_clip -1.0 is not a number from 0 on"),
     ],
