@@ -8,9 +8,8 @@ import hashlib
 import json
 import logging
 import random
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,11 @@ from mt.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
+FACTS = "facts.json"  # in a folder of encoded text
+
 
 def make_tokenizers(
-    text: CheckedText, config: TokenizerConfig, *, seed: int, noise_rate: float = 0.0
+    text: CheckedText, config: TokenizerConfig, *, seed: int, noise_rate: float
 ) -> tuple[Tokenizer, Tokenizer]:
     """The tokenizers of source and target: given ones, else trained on a sample; the same object when joint.
 
@@ -91,6 +92,18 @@ def sample_share(text: CheckedText, config: TokenizerConfig) -> float:
     return min(by_lines, by_characters)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedFacts:
+    """What was found of the text while it was encoded."""
+
+    pairs: int  # to train on
+    pairs_of_corpora: list[int]
+    over_long: int = 0  # left out; older caches do not say
+    valid_over_long: int = 0
+    target_tokens: int
+    max_length_ratio: float  # of translations, in tokens
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedData:
     """Encoded corpora, and what is known of them."""
@@ -99,14 +112,14 @@ class PreparedData:
     valid: EncodedCorpus
     valid_sources: list[str]
     valid_references: list[str]
-    facts: dict[str, Any]  # pairs, target_tokens, max_length_ratio
+    facts: EncodedFacts
     weights: np.ndarray | None  # of each training sentence
 
     @property
     def epoch_target_tokens(self) -> int:
         """Of all training sentences, each as often as an epoch holds it on average."""
         if self.weights is None:
-            return self.facts["target_tokens"]
+            return self.facts.target_tokens
         return int(self.train.target.lengths @ self.weights)
 
 
@@ -144,17 +157,15 @@ def encode_text(
         ends = np.cumsum([int(rows.sum()) for rows in text.rows])
         pairs_of_corpora = [int(part.sum()) for part in np.split(kept, ends[:-1])]
         train = EncodedCorpus(partial / "train")
-        write_json(
-            partial / "facts.json",
-            {
-                "pairs": len(train),
-                "pairs_of_corpora": pairs_of_corpora,
-                "over_long": int((~kept).sum()),
-                "valid_over_long": int((~scored).sum()),
-                "target_tokens": int(train.target.offsets[-1]),
-                "max_length_ratio": longest_ratio(train.source.lengths, train.target.lengths),
-            },
+        facts = EncodedFacts(
+            pairs=len(train),
+            pairs_of_corpora=pairs_of_corpora,
+            over_long=int((~kept).sum()),
+            valid_over_long=int((~scored).sum()),
+            target_tokens=int(train.target.offsets[-1]),
+            max_length_ratio=longest_ratio(train.source.lengths, train.target.lengths),
         )
+        write_json(partial / FACTS, asdict(facts))
         texts.check_untouched()
 
 
@@ -168,11 +179,11 @@ def longest_ratio(source_lengths: np.ndarray, target_lengths: np.ndarray) -> flo
 
 
 def read_prepared(folder: Path, corpora: list[CorpusFiles], temperature: float) -> PreparedData:
-    facts = read_json(folder / "facts.json")
+    facts = EncodedFacts(**read_json(folder / FACTS))
     weights = None
-    of_corpora = sampling_weights(corpora, facts["pairs_of_corpora"], temperature)
+    of_corpora = sampling_weights(corpora, facts.pairs_of_corpora, temperature)
     if any(weight != 1 for weight in of_corpora):
-        weights = np.repeat(of_corpora, facts["pairs_of_corpora"])
+        weights = np.repeat(of_corpora, facts.pairs_of_corpora)
     return PreparedData(
         train=EncodedCorpus(folder / "train"),
         valid=EncodedCorpus(folder / "valid"),
@@ -198,7 +209,7 @@ class PreparedRun:
 
     @property
     def decoding(self) -> SearchConfig:
-        return SearchConfig(max_length_ratio=self.data.facts["max_length_ratio"], max_length_offset=MAX_LENGTH_OFFSET)
+        return SearchConfig(max_length_ratio=self.data.facts.max_length_ratio, max_length_offset=MAX_LENGTH_OFFSET)
 
 
 def prepare_new(
@@ -247,7 +258,7 @@ def prepare_again(run: RunFolder, settings: Settings, texts: Texts, compute: Com
 
 def begin(run: RunFolder, prepared: PreparedRun, provenance: Values) -> None:
     """Write into the folder what a model needs besides its weights; what an earlier run left is deleted."""
-    clear(run)
+    run.clear()
     run.write_tokenizers(*prepared.tokenizers)
     run.write_config(
         prepared.config.model,
@@ -322,16 +333,19 @@ def read_or_encode(
     rules = {"rules": data.rules.as_key(), "max_tokens": data.max_tokens, "train": len(texts.train)}
     key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
     folder = cache_folder(run, settings) / key
-    facts = folder / "facts.json"
-    if not facts.is_file():
+    written = folder / FACTS
+    if not written.is_file():
         with alone_at(folder):
-            if not facts.is_file():  # nor has been written by another run meanwhile
+            if not written.is_file():  # nor has been written by another run meanwhile
                 checked = checked or check_text(texts, data.rules, seed=seed)
                 encode_text(texts, checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
     texts.remembered.save()
     prepared = read_prepared(folder, texts.train, data.temperature)
-    for name, left_out in (("over_long", "left out"), ("valid_over_long", "left out of the validation loss")):
-        if over_long := prepared.facts.get(name, 0):  # older ones do not say all
+    facts = prepared.facts
+    for over_long, left_out in (
+        (facts.over_long, "left out"), (facts.valid_over_long, "left out of the validation loss"),
+    ):  # fmt: skip
+        if over_long:
             logger.warning("%s %s pairs of more than %s tokens", left_out, f"{over_long:,}", f"{data.max_tokens:,}")
     return prepared
 
@@ -346,7 +360,7 @@ def complete_recipe(
 ) -> RunConfig:
     """The recipe with every "auto" resolved, once the text is encoded; `languages` are for where none are given."""
     facts = CorpusFacts(
-        pairs=data.facts["pairs"],
+        pairs=data.facts.pairs,
         target_tokens=data.epoch_target_tokens,
         vocabularies=(tokenizers[0].size, tokenizers[1].size),
         languages=languages,
@@ -355,20 +369,3 @@ def complete_recipe(
     if tokenizer.files and "vocabulary_size" not in settings.said()["tokenizer"]:
         tokenizer = replace(tokenizer, vocabulary_size=tokenizers[1].size)  # the recipe says what they have
     return resolve(settings, tokenizer, facts, compute, seed_and_threads(settings)[1])
-
-
-def clear(run: RunFolder) -> None:
-    """Delete what an earlier run left, the recipe first, so that a crash leaves nothing that looks like a run.
-
-    Encoded text stays: the cache is keyed by what it was made from.
-    """
-    tokenizers = ("tokenizer.model", "source.model", "target.model")
-    results = ("model.safetensors", "shortlist.safetensors", "log.jsonl", "samples.txt")
-    for name in ("run.toml", "config.json", *tokenizers, *results):
-        (run.path / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "plots", "tensorboard"):
-        folder = run.path / name
-        for entry in folder.glob("*"):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if folder.is_dir() and not folder.is_symlink():  # which may lead to another disk, and stays
-            folder.rmdir()

@@ -1,26 +1,21 @@
 """Going on with a run, or from another one: what may change, what must not, and where training stood."""
 
 import logging
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 
 from mt.errors import ConfigError, ModelError
 from mt.files import write_json
-from mt.model.config import DROPOUTS, PRESETS
-from mt.pipelines.recipe import LANGUAGES, Settings, differences
-from mt.pipelines.run_folder import LoadedModel, RunFolder
+from mt.model.config import DROPOUTS, PRESETS, ModelConfig
+from mt.pipelines.recipe import LANGUAGES, VOCABULARY_FIELDS, Settings, differences
+from mt.pipelines.run_folder import PREPARATIONS, RESULTS, LoadedModel, RunFolder
 from mt.settings import AUTO, Values
-from mt.training.budget import Progress
+from mt.training.budget import MAX_STEPS, NO_GAIN, Progress
 from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
 logger = logging.getLogger(__name__)
 
-# What a run folder may hold before it has a recipe: the remains of a run that was killed while it prepared its data.
-PREPARATIONS = {".lock", "cache", "tokenizer.model", "source.model", "target.model", "config.json", "log.jsonl"}
-# What stands in one besides, once it is trained and looked at.
-RESULTS = {
-    "run.toml", "model.safetensors", "samples.txt", "checkpoints", "shortlist.safetensors", "plots", "tensorboard",
-}  # fmt: skip
 # Settings that go by the machine or by the limits: left to the program, they are chosen anew when a run is continued.
 CHOSEN_ANEW = (
     "device", "precision", "threads", "compile", "micro_batch_tokens", "validate_every_steps", "checkpoint_every_steps",
@@ -139,9 +134,7 @@ def with_origin(settings: Settings, start: LoadedModel) -> Settings:
     return Settings({name: dict(values) for name, values in given.items()})
 
 
-SHAPE_FIELDS = (
-    "width", "heads", "feed_forward", "encoder_layers", "decoder_layers", "max_positions", "positions", "norm_first",
-)  # fmt: skip
+SHAPE_FIELDS = [item.name for item in fields(ModelConfig) if item.name not in (*VOCABULARY_FIELDS, *DROPOUTS)]
 
 
 def check_unchanged(run: RunFolder, checksums: list[Values]) -> None:
@@ -174,12 +167,12 @@ def finished(run: RunFolder, settings: Settings) -> str:
     except ModelError:
         return ""  # `restore` looks for an earlier one
     reason = state.get("finished", "")
-    if reason.startswith("no gain"):
+    if reason.startswith(NO_GAIN):
         patience = settings.said()["validation"].get("patience", 0)
         goes_on = not patience or patience > state["validations_without_gain"]
     else:
         before, now = limits(state), limits(settings.said()["training"])
-        ended_it = 0 if reason.startswith("max_steps") else 1
+        ended_it = 0 if reason.startswith(MAX_STEPS) else 1
         goes_on = raised(before[ended_it : ended_it + 1], now[ended_it : ended_it + 1])
     return "" if goes_on else reason
 
@@ -188,6 +181,7 @@ def restore(checkpoints: Checkpoints, learned: Learned, limits_now: tuple[int, f
     """Where the run stopped; where its limit is another one now, how it stood before its learning rate fell.
 
     A damaged checkpoint is passed over for the one before, with a warning; raises `ModelError` when all are damaged.
+    Checkpoints after the one that training goes on from are deleted.
     """
     steps = checkpoints.steps()
     progress = Progress(max_steps=limits_now[0], max_minutes=limits_now[1])

@@ -4,6 +4,7 @@
 """
 
 import platform
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,13 @@ OLDER: dict[str, Values] = {
         "consistency_epochs": 0,
     },
 }
+# What a run folder may hold before it has a recipe: the remains of a run that was killed while it prepared its data.
+PREPARATIONS = {".lock", "cache", "tokenizer.model", "source.model", "target.model", "config.json"}
+# What stands in one besides, once it is trained and looked at.
+RESULTS = {
+    "run.toml", "model.safetensors", "log.jsonl", "samples.txt", "checkpoints", "shortlist.safetensors", "plots",
+    "tensorboard",
+}  # fmt: skip
 DECODING_FIELDS = ("beam", "length_penalty", "max_length_ratio", "max_length_offset")
 
 
@@ -85,6 +93,22 @@ class RunFolder:
     @property
     def cache(self) -> Path:
         return self.path / "cache"
+
+    def clear(self) -> None:
+        """Delete what an earlier run left, the recipe first, so that a crash leaves nothing that looks like a run.
+
+        Encoded text stays: the cache is keyed by what it was made from.
+        """
+        self.recipe.unlink(missing_ok=True)
+        for name in (PREPARATIONS | RESULTS) - {self.lock.name, self.cache.name}:
+            path = self.path / name
+            if path.is_dir():
+                for entry in path.iterdir():
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                if not path.is_symlink():  # which may lead to another disk, and stays
+                    path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
 
     def read_config(self) -> dict[str, Any]:
         """config.json; raises `ModelError` for a folder that is no run, or one that this version cannot read."""

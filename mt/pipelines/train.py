@@ -22,7 +22,7 @@ from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedData, PreparedRun, begin, prepare_again, prepare_new, shares
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
-from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, resolve, resolve_tokenizer
+from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, corpus_files, resolve, resolve_tokenizer
 from mt.pipelines.reporting import Log, RunLog, Silence, recipe_line
 from mt.pipelines.resume import (
     check_output,
@@ -40,7 +40,7 @@ from mt.pipelines.tensorboard import Board, import_writer
 from mt.pipelines.texts import Texts, cache_folder
 from mt.pipelines.validation import Validation, choose_length_penalty, choose_weights, closing_validations
 from mt.settings import AUTO, Values
-from mt.training.budget import Budget, Clock, Progress
+from mt.training.budget import NO_GAIN, Budget, Clock, Progress
 from mt.training.checkpoint import Learned, load_weights, save_tensors, weights
 from mt.training.compiled import compile_layers, compiled_graphs
 from mt.training.config import TrainingConfig
@@ -116,35 +116,44 @@ def prepare(run: RunFolder, request: TrainRequest) -> Ready | None:
 
     Nothing but the cache is written.
     """
-    new = request.overwrite or not run.recipe.is_file()
-    if not new and request.start_from:
-        check_started_from(run, request.start_from)
-    origin = request.start_from if new else unused_origin(run)
-    start = load_model(origin) if origin else None
-    settings = request.settings if new else continued_settings(run, request.settings)
-    if new and start:
-        settings = with_origin(settings, start)
+    begins = request.overwrite or not run.recipe.is_file()
+    ready = prepare_to_begin(run, request) if begins else prepare_to_go_on(run, request)
+    if ready:
+        config, data = ready.prepared.config.data, ready.prepared.data
+        for line in shares(corpus_files(config.train, "train"), data.facts.pairs_of_corpora, config.temperature):
+            logger.info("%s", line)
+    return ready
+
+
+def prepare_to_begin(run: RunFolder, request: TrainRequest) -> Ready:
+    start = load_model(request.start_from) if request.start_from else None
+    settings = with_origin(request.settings, start) if start else request.settings
     check_settings(settings)
     compute = choose_compute(settings)
-    if new:
-        check_output(run, cache_folder(run, settings), overwrite=request.overwrite)
+    check_output(run, cache_folder(run, settings), overwrite=request.overwrite)
     texts = Texts.of(run, settings)
-    if not new:
-        check_unchanged(run, texts.checksums)
-        if reason := finished(run, settings):
-            texts.remembered.save()
-            patience = reason.startswith("no gain")
-            hint = "a higher --set validation.patience=N" if patience else "a higher limit"
-            logger.info("%s is finished (%s); to train on, give %s", run.path, reason, hint)
-            return None
-    if new:
-        prepared = prepare_new(run, settings, texts, compute, start)
-    else:
-        prepared = prepare_again(run, settings, texts, compute)
-        tell_of_intervals(run, request.settings, prepared.config.training)
-    for line in shares(texts.train, prepared.data.facts["pairs_of_corpora"], prepared.config.data.temperature):
-        logger.info("%s", line)
-    return Ready(prepared, compute, start, provenance(prepared, settings, texts, start) if new else None)
+    prepared = prepare_new(run, settings, texts, compute, start)
+    return Ready(prepared, compute, start, provenance(prepared, settings, texts, start))
+
+
+def prepare_to_go_on(run: RunFolder, request: TrainRequest) -> Ready | None:
+    if request.start_from:
+        check_started_from(run, request.start_from)
+    origin = unused_origin(run)
+    start = load_model(origin) if origin else None
+    settings = continued_settings(run, request.settings)
+    check_settings(settings)
+    compute = choose_compute(settings)
+    texts = Texts.of(run, settings)
+    check_unchanged(run, texts.checksums)
+    if reason := finished(run, settings):
+        texts.remembered.save()
+        hint = "a higher --set validation.patience=N" if reason.startswith(NO_GAIN) else "a higher limit"
+        logger.info("%s is finished (%s); to train on, give %s", run.path, reason, hint)
+        return None
+    prepared = prepare_again(run, settings, texts, compute)
+    tell_of_intervals(run, request.settings, prepared.config.training)
+    return Ready(prepared, compute, start, provenance=None)
 
 
 def tell_of_intervals(run: RunFolder, said: Settings, training: TrainingConfig) -> None:
@@ -369,7 +378,7 @@ def announce(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info(
         "training %s parameters on %s pairs (%s target tokens an epoch), %s%s %s, %s threads%s",
-        f"{parameters:,}", f"{prepared.data.facts['pairs']:,}", f"{prepared.data.epoch_target_tokens:,}",
+        f"{parameters:,}", f"{prepared.data.facts.pairs:,}", f"{prepared.data.epoch_target_tokens:,}",
         f"{ranks.count} processes, each " if ranks.count > 1 else "",
         compute.device, compute.precision, torch.get_num_threads(),
         f"; going on from step {progress.step:,}" if progress.step else "",

@@ -10,6 +10,9 @@ from mt.training.optimizer import Decay, OptimizerConfig
 
 Record = dict[str, Any]
 
+# What the reason for which a run has ended begins with.
+MAX_STEPS, MAX_MINUTES, NO_GAIN = "max_steps", "max_minutes", "no gain"
+
 
 @dataclass
 class Progress:
@@ -79,7 +82,7 @@ class Budget:
         optimizer: OptimizerConfig,
         progress: Progress,
         clock: Clock,
-        closing_validations: float = 2.5,
+        closing_validations: float,
     ) -> None:
         """`closing_validations`: how many validations take as long as what comes after the last update."""
         self.config, self.optimizer, self.progress, self.clock = config, optimizer, progress, clock
@@ -144,8 +147,8 @@ class Budget:
         """Which limit has been reached; "" while none is."""
         progress, config = self.progress, self.config
         if config.max_steps and progress.step >= config.max_steps:
-            return f"max_steps {config.max_steps:,}"
+            return f"{MAX_STEPS} {config.max_steps:,}"
         decayed = progress.decay is not None and progress.step >= progress.decay.start + progress.decay.steps
         if config.max_minutes and (decayed or self.clock.elapsed() >= self.time_limit()):
-            return f"max_minutes {config.max_minutes:g}"
+            return f"{MAX_MINUTES} {config.max_minutes:g}"
         return ""

@@ -15,7 +15,7 @@ import torch
 
 from mt.corpus.batching import Update
 from mt.errors import Interrupted
-from mt.training.budget import Budget, Progress, Record
+from mt.training.budget import NO_GAIN, Budget, Progress, Record
 from mt.training.checkpoint import Checkpoints, Learned
 from mt.training.compiled import compiled_graphs
 from mt.training.config import TrainingConfig, ValidationConfig
@@ -288,5 +288,5 @@ class Trainer:
         """Why training is over; "" while it is not."""
         patience = self.validation.patience
         if patience and self.progress.validations_without_gain >= patience:
-            return f"no gain in {patience} validations"
+            return f"{NO_GAIN} in {patience} validations"
         return self.budget.used_up()

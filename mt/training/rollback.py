@@ -13,9 +13,9 @@ MOST = 3  # times that a run goes back
 def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) -> None:
     """Return to the last checkpoint before updates were skipped, and halve the learning rate.
 
-    A checkpoint that was returned to before is passed over.  The new progress is saved in the chosen one before later
-    ones are deleted, so that a crash at any moment leaves a run that goes back, or has gone back.  Raises `ModelError`
-    when it has been tried often enough.
+    A checkpoint that was returned to before is passed over, unless there is no other.  The new progress is saved in the
+    chosen one before later ones are deleted, so that a crash at any moment leaves a run that goes back, or has gone
+    back.  Raises `ModelError` when it has been tried often enough.
     """
     if len(progress.rollbacks) == MOST:
         raise diverged(progress)

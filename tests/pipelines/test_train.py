@@ -464,7 +464,7 @@ def test_a_tokenizer_normalises_as_it_is_told(corpus, normalization, same):
     files = [CorpusFiles(source=corpus / "train.en", target=corpus / "train.de")]
     text = texts.CheckedText(files, [np.ones(300, bool)], valid=[], characters=10_000)
     config = TokenizerConfig(vocabulary_size=300, joint=True, normalization=normalization)
-    tokenizer, _ = prepare.make_tokenizers(text, config, seed=1)
+    tokenizer, _ = prepare.make_tokenizers(text, config, seed=1, noise_rate=0.0)
     assert (tokenizer.encode(["ﬁve"]) == tokenizer.encode(["five"])) == same
 
 
@@ -913,9 +913,8 @@ def test_two_passes_wait_for_epochs_only_where_they_wait(share, epochs):
 
 def test_a_decay_longer_than_training_is_what_is_refused():
     settings = Settings()
-    settings.add(
-        {"training": {"consistency": "r-drop", "max_steps": 100}, "optimizer": {"decay_fraction": 1.5}}, "test"
-    )
+    text, training = {"train": [{"tsv": "text"}]}, {"consistency": "r-drop", "max_steps": 100}
+    settings.add({"data": text, "training": training, "optimizer": {"decay_fraction": 1.5}}, "test")
     with pytest.raises(ConfigError, match=r"optimizer.decay_fraction 1.5 is not between 0 and 1"):
         pipeline.check_settings(settings)
 

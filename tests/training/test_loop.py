@@ -97,7 +97,7 @@ def make_trainer(
         config=config,
         optimizer_config=optimizer_config,
         validation=validation or ValidationConfig(patience=0),
-        budget=Budget(config, optimizer_config, progress or Progress(), Clock(time.monotonic())),
+        budget=Budget(config, optimizer_config, progress or Progress(), Clock(time.monotonic()), 2.5),
         **given,
     )
     return trainer
@@ -563,7 +563,7 @@ def test_the_time_that_is_left_is_that_to_the_nearer_limit(tmp_path, max_steps, 
     """After ten updates; of a minute 53 seconds are for updates."""
     trainer, now = make_trainer(tmp_path, max_steps=max_steps, max_minutes=max_minutes), [0.0]
     progress, clock = Progress(validation_seconds=2.0), SimpleNamespace(elapsed=lambda: now[0])
-    limits = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    limits = Budget(trainer.config, trainer.optimizer_config, progress, clock, 2.5)
     progress.step, now[0] = 10, elapsed
     assert limits.seconds_left() == left
 
@@ -820,7 +820,7 @@ def test_the_rate_falls_to_0_at_the_limit_that_is_nearer(tmp_path, max_steps, ma
     trainer = make_trainer(tmp_path, schedule="warmup_stable_decay", decay_fraction=0.3, **limits)
     now = [0.0]
     clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(validation_seconds=2.0)
-    limits_now = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    limits_now = Budget(trainer.config, trainer.optimizer_config, progress, clock, 2.5)
     now[0] = progress.step = step
     assert limits_now.decay() == decay
 
@@ -831,7 +831,7 @@ def test_where_time_is_nearly_over_the_rate_falls_by_the_pace_of_this_session(tm
     trainer = make_trainer(tmp_path, schedule="warmup_stable_decay", decay_fraction=0.3, **limits)
     now = [41.0]
     clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(step=28, validation_seconds=2.0)
-    resumed = Budget(trainer.config, trainer.optimizer_config, progress, clock)
+    resumed = Budget(trainer.config, trainer.optimizer_config, progress, clock, 2.5)
     assert resumed.decay() is None
     progress.step, now[0] = 33, 46.0
     assert resumed.decay() == Decay(33, 6)
@@ -847,7 +847,7 @@ def test_time_is_kept_for_what_comes_after_the_last_update(tmp_path):
 @pytest.mark.parametrize("took", [10.0, 100.0])
 def test_what_is_kept_for_the_end_leaves_most_of_the_time_for_training(tmp_path, took):
     trainer = make_trainer(tmp_path, max_minutes=1.0)
-    limits_now = Budget(trainer.config, trainer.optimizer_config, Progress(validation_seconds=took), Clock(0.0))
+    limits_now = Budget(trainer.config, trainer.optimizer_config, Progress(validation_seconds=took), Clock(0.0), 2.5)
     assert limits_now.time_limit() == 60 - 0.3 * 60
 
 
