@@ -41,7 +41,8 @@ def choose(tmp_path):
             best.append((validation.score(validate()), step))
         trainer = SimpleNamespace(
             model=model, learned=learned, checkpoints=checkpoints, validation=validation, validate=validate,
-            log=records.append, progress=SimpleNamespace(best=sorted(best, reverse=True), published=published),
+            log=records.append, save=lambda: None,
+            progress=SimpleNamespace(best=sorted(best, reverse=True), published=published),
         )  # fmt: skip
         run = RunFolder(tmp_path)
         choose_weights(trainer, run, ALONE)
