@@ -145,7 +145,9 @@ def translation_summary() -> str:
 
 
 def translator_name(result: Record) -> str:
-    return GENERATE if result["engine"] == "hf" else result["engine"]
+    """The engine, with its precision where that is neither float32 nor part of its name."""
+    rounded = ", bf16" if result["engine"] in ("mt", "hf") and result["precision"] in ("bf16", "bfloat16") else ""
+    return (GENERATE if result["engine"] == "hf" else result["engine"]) + rounded
 
 
 # That train: mt, two models in plain loops, and a toolkit.

@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="run folder")
     parser.add_argument("--source", type=Path, required=True, help="text to translate, without empty lines")
     parser.add_argument("--reference", type=Path, required=True, help="its translation, for BLEU")
-    parser.add_argument("--output", type=Path, required=True, help="folder of translate-PRESET-MACHINE.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder of translate-PRESET[-bf16]-MACHINE.json")
     parser.add_argument("--engines", type=names, default=["mt", "hf", "ctranslate2"], help="mt,hf,ctranslate2")
     parser.add_argument("--beams", type=numbers, default=[5, 1], help="beam sizes, as 5,1")
     parser.add_argument("--repetitions", type=int, default=5, help="after one to warm up")
@@ -221,7 +221,8 @@ def main() -> None:
     record |= {"what": "translate", **texts_and_model(options, sources, references)}
     record |= {"largest_difference_from_mt": differences, "results": results}
     preset = preset_of(record["model"]["model"])
-    path = options.output / f"translate-{preset}-{options.machine or machine_name(options.device)}.json"
+    rounded = "" if options.precision == "fp32" else f"-{options.precision}"
+    path = options.output / f"translate-{preset}{rounded}-{options.machine or machine_name(options.device)}.json"
     write_result(path, record, table(results))
 
 

@@ -139,3 +139,16 @@ class TestTables:
             "| de-en | 6+2 layers | `model.encoder_layers=6`, `model.decoder_layers=2` | 30 | 41.3 | 5.1 | 40.0 | 716"
             " | 1.23 | CPU, 2 threads |"
         ]
+
+    @pytest.mark.parametrize(
+        ("engine", "precision", "name"),
+        [
+            ("mt", "fp32", "mt"),
+            ("mt", "bf16", "mt, bf16"),
+            ("mt-int8", "int8", "mt-int8"),
+            ("hf", "bfloat16", "HF generate (M2M-100), bf16"),
+            ("ctranslate2-bfloat16", "bfloat16", "ctranslate2-bfloat16"),
+        ],
+    )
+    def test_an_engine_is_named_with_its_precision_once(self, engine, precision, name):
+        assert tables.translator_name({"engine": engine, "precision": precision}) == name
