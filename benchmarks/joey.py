@@ -22,12 +22,12 @@ from trainers import GRADIENT_CLIP, LABEL_SMOOTHING
 from mt.corpus.encoded import EncodedSide
 from mt.corpus.tokenizer import Tokenizer
 from mt.device import Compute
-from mt.evaluation.metrics import quick_scores
+from mt.evaluation.metrics import choose_tokenizer, quick_scores
 from mt.files import write_text
 from mt.pipelines.prepare import PreparedRun
 from mt.training.budget import Clock
 
-LENGTH_PENALTIES = (0.0, 0.6, 1.0, 1.4, 1.8)
+OTHER_LENGTH_PENALTIES = (0.0, 0.6, 1.4, 1.8)  # than 1
 SECONDS_TO_END = 120  # of the last update, and of writing its weights
 LOG_EVERY_UPDATES = 5  # of which its interval between validations must be a multiple
 # JoeyNMT counts padding and does not sort by length: half of what it counts are words.
@@ -179,28 +179,32 @@ class JoeyTraining:
         for self.weights in ("best.ckpt", "latest.ckpt"):
             of_weights[self.weights] = self.validation_bleu(beam=beam)
         self.weights = max(of_weights, key=lambda weights: of_weights[weights])
-        of_penalties = {}
-        for self.length_penalty in LENGTH_PENALTIES:
+        of_penalties = {self.length_penalty: of_weights[self.weights]}
+        for self.length_penalty in OTHER_LENGTH_PENALTIES:
             of_penalties[self.length_penalty] = self.validation_bleu(beam=beam)
         self.length_penalty = max(of_penalties, key=lambda penalty: of_penalties[penalty])
 
     def validation_bleu(self, *, beam: int) -> float:
         data, language = self.prepared.data, self.prepared.config.data.target_language
         translations = self.translate(data.valid_sources, beam=beam)
-        bleu = quick_scores(translations, data.valid_references, language)["bleu"]
+        bleu = quick_scores(translations, data.valid_references, choose_tokenizer(language, None))["bleu"]
         print(f"{self.weights}, length penalty {self.length_penalty}: BLEU {bleu:.2f}", file=sys.stderr)
         return bleu
 
     def translate(self, lines: list[str], *, beam: int) -> list[str]:
-        """By the weights that were chosen; the beam is that of the configuration."""
+        """By the weights that were chosen; the beam is that of the configuration.
+
+        JoeyNMT makes batches of lines as they come: it gets them by their length.
+        """
         assert beam == self.configuration()["testing"]["beam_size"]
+        order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
         process = self.start("translate", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        printed, _ = process.communicate("".join(f"{line}\n" for line in lines))
+        printed, _ = process.communicate("".join(f"{lines[i]}\n" for i in order))
         translations = printed.removesuffix("\n").split("\n")
         if process.returncode or len(translations) != len(lines):
             made = f"{len(translations)} translations of {len(lines)} lines"
             sys.exit(f"error: JoeyNMT has ended with code {process.returncode}, after {made}")
-        return translations
+        return [translation for _, translation in sorted(zip(order, translations, strict=True))]
 
     def settings(self) -> dict[str, Any]:
         said = self.configuration()

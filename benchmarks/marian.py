@@ -17,7 +17,7 @@ from trainers import GRADIENT_CLIP, LABEL_SMOOTHING, Marian, make_adam, padded, 
 
 from mt.corpus.batching import BatchSampler
 from mt.device import Compute
-from mt.evaluation.metrics import quick_scores
+from mt.evaluation.metrics import choose_tokenizer, quick_scores
 from mt.pipelines.prepare import PreparedRun
 from mt.training.budget import Clock
 
@@ -111,7 +111,7 @@ class MarianTraining:
         most = self.prepared.config.validation.max_sentences
         data, language = self.prepared.data, self.prepared.config.data.target_language
         translations = self.translate(data.valid_sources[:most], beam=beam)
-        return quick_scores(translations, data.valid_references[:most], language)
+        return quick_scores(translations, data.valid_references[:most], choose_tokenizer(language, None))
 
     def choose_length_penalty(self, *, beam: int) -> None:
         """Keep the penalty of the highest validation BLEU; mt takes the one nearest to 1 within 0.2 points of that."""

@@ -1,6 +1,6 @@
 """The mistakes a user can make, each with the exit code a script can test.
 
-Raised where the fact is known, caught once in `mt.cli`, printed as `error:` and `hint:`.
+Raised where the fact is known, printed as `error:` and `hint:` in one place, `mt.cli`.
 """
 
 import sys
@@ -34,7 +34,7 @@ class ConfigError(MTError):
 
 
 class DataError(MTError):
-    """A text file that is missing, unreadable, empty, or does not match its partner."""
+    """A text that is missing, unreadable, empty, or does not match its partner, or a place that cannot be written."""
 
     exit_code = ExitCode.DATA
 
@@ -50,7 +50,7 @@ class ModelError(MTError):
 
 
 class DeviceError(MTError):
-    """A device that is absent or out of memory."""
+    """A device that is absent or out of memory, or a process that ended or does not answer."""
 
     exit_code = ExitCode.DEVICE
 

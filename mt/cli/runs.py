@@ -150,7 +150,9 @@ def average(
 
 
 def shortlist(
-    run: Annotated[Path, typer.Argument(help="Run folder; its training text must still be there.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder; the text it was trained and validated on must still be there.")
+    ],
     pieces: Annotated[int, typer.Option(min=1, help="Target pieces for each source piece.")] = 50,
 ) -> None:
     """Learn which target pieces translate which source pieces, for mt translate --shortlist."""

@@ -94,7 +94,10 @@ def evaluate(
         raise ConfigError(
             "give either --model with --source, or --hypothesis", "what is scored is a model or a file of translations"
         )
-    if hypothesis and (shortlist or any(each is not None for each in (output, beam, length_penalty, batch_tokens))):
+    search = (output, beam, length_penalty, batch_tokens)
+    if hypothesis and (
+        any(flag is not None for flag in search) or shortlist or threads or (device, precision) != ("auto", "auto")
+    ):
         raise ConfigError("--output and search flags belong to --model", "--hypothesis is translated already")
     from mt.pipelines.evaluate import evaluate_model, score_files
     from mt.pipelines.translate import SearchRequest

@@ -206,13 +206,13 @@ class BatchSampler:
         They have the longest sentence, the most sentences, the most source tokens, and the most with padding.
         """
         updates = self.epoch(0)
-        weights = (
+        measures = (
             lambda update: max(self.source_lengths[update].max(), self.target_lengths[update].max()),
             len,
             lambda update: self.source_lengths[update].sum(dtype=np.int64),
             lambda update: len(update) * int(self.source_lengths[update].max()),
         )
-        return [max(updates, key=weight) for weight in weights]
+        return [max(updates, key=measure) for measure in measures]
 
     def updates(self, epoch: int, position: int) -> Iterator[tuple[np.ndarray, EpochPosition, EpochPosition]]:
         """Endless updates from update `position` of `epoch` on, each with its own place and the one that follows."""

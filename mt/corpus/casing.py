@@ -6,7 +6,7 @@ from unicodedata import category
 WORDS = re.compile(r"(?<!\S)[^\s\d<>{}%&@/\\_]+(?!\S)")  # and no tags, names of variables, addresses or codes
 LETTER_AT_START = re.compile("(?<![\\w'’\u0300-\u036f])\\w")  # an apostrophe and an accent are within a word
 # Not prose, so that its case says nothing: tags, placeholders, entities, names with digits, addresses.
-NO_TEXT = re.compile(r"(<[^<>]*>|\{[^{}]*\}|%\w+|&\w+;|(?<![^\s>};])\S*(?:[\d_@\\]|://)\S*)")
+NO_TEXT = re.compile(r"(<[^<>]*>|\{[^{}]*\}|%\w+|&\w+;|(?<![^\s>};])[^\s>};]*(?:[\d_@\\]|://)\S*)")
 FEWEST_CAPITALS = 6  # of a line in capitals: fewer may be "NATO", or "BMW AG"
 
 
@@ -25,6 +25,8 @@ def lower_case_of_capitals(line: str) -> str:
 
 def without_capitals(line: str) -> str:
     """A line of capitals in lower case, other lines as they are; tags, names with digits and the like do not count."""
+    if sum(map(str.isupper, line)) < FEWEST_CAPITALS:  # as of most lines, and sooner known
+        return line
     parts = NO_TEXT.split(line)
     text = "".join(parts[::2])
     if sum(map(str.isupper, text)) < FEWEST_CAPITALS or any(map(speaks_against_capitals, text)):

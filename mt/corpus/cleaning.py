@@ -1,7 +1,8 @@
 """The check of parallel text: which pairs are worth training on, what is odd about the rest, and what to hold out.
 
-Reads the pairs once and keeps numbers, never text: about 75 bytes a pair at most, 90 where doubtful pairs are dropped,
-17 in the report.  It repairs nothing.  Lines are counted from 1 where people read them, rows from 0 in arrays.
+Of the pairs only numbers are kept: about 75 bytes a pair at most, 90 where doubtful pairs are dropped, 17 in the
+report, whose few examples are read again.  It repairs nothing.  Lines are counted from 1 where people read them, rows
+from 0 in arrays.
 """
 
 import math

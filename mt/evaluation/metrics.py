@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 LANGUAGE_TOKENIZERS = {
     "zh": "zh",
     "zho": "zh",
+    "chi": "zh",
     "cmn": "zh",
+    "yue": "zh",
+    "wuu": "zh",
     "ja": "ja-mecab",
     "jpn": "ja-mecab",
     "ko": "ko-mecab",
@@ -160,16 +163,17 @@ def compare(
 def quick_scores(
     hypotheses: Sequence[str],
     references: Sequence[str],
-    target_language: str,
+    tokenizer: str,
     metrics: Sequence[str] = ("bleu", "chrf"),
 ) -> dict[str, float]:
     """`bleu` or `chrf` or both as `evaluate` would give them, without intervals: fast enough for every validation.
 
-    But BLEU is not 0 where no hypothesis has four tokens: the longest n-grams that there are count then.
+    `tokenizer` is BLEU's, by sacreBLEU's name.  But BLEU is not 0 where no hypothesis has four tokens: the longest
+    n-grams that there are count then.
     """
     check_counts(hypotheses, references)
     made: dict[str, Callable[[], Metric]] = {
-        "bleu": lambda: bleu_metric(references, choose_tokenizer(target_language, None), effective_order=True),
+        "bleu": lambda: bleu_metric(references, tokenizer, effective_order=True),
         "chrf": lambda: CHRF(references=[references]),
     }
     return {name: made[name]().corpus_score(hypotheses, None).score for name in metrics}

@@ -11,6 +11,7 @@ from mt.errors import ConfigError, ModelError
 from mt.files import read_lines
 from mt.pipelines.evaluate import evaluate_model
 from mt.pipelines.recipe import Settings
+from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.train import TrainRequest, train
 from mt.pipelines.translate import SearchRequest, load_translator
 from mt.settings import Values
@@ -56,6 +57,8 @@ def demo(output: Path, *, started: float, quiet: bool) -> str:
     try:
         train(TrainRequest(output=output, settings=settings, quiet=quiet, started=started))
     except ConfigError as error:
+        if not RunFolder(output).recipe.is_file():
+            raise
         raise ConfigError(error.message, f"delete {output} to run the demo anew, or choose another --output") from error
 
     request = SearchRequest(models=[output])

@@ -90,9 +90,10 @@ def average_last(path: Path, last: int, output: Path) -> list[int]:
     load_tokenizers(run, record)  # to be copied
     checkpoints = Checkpoints(path)
     steps = checkpoints.steps()[-last:]
-    if len(steps) < last:
+    recent = run.recipe_of_weights()["training"].get("keep_last", last)  # others are kept for their scores
+    if min(len(steps), recent) < last:
         raise ModelError(
-            f"{path} keeps {len(steps)} checkpoints; {last} were asked for",
+            f"{path} keeps its last {min(len(steps), recent)} checkpoints; {last} were asked for",
             "training.keep_last says how many a run keeps",
         )
     if output.exists():

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mt.corpus.batching import Batch, Update
 from mt.device import launch_number
-from mt.errors import ConfigError, DeviceError, ExitCode, Interrupted, ModelError
+from mt.errors import ConfigError, DeviceError, ExitCode, Interrupted, MTError
 from mt.training.budget import Clock
 from mt.training.checkpoint import Checkpoints
 from mt.training.update import DoesNotFit, Updater
@@ -165,19 +165,20 @@ class Ranks:
             distributed.barrier()
 
     def by_first(self, call: Callable[[], Value]) -> Value:
-        """What a call returns to the first rank, or the `ModelError` that it raises there, for all."""
+        """What a call returns to the first rank, or the `MTError` that it raises there, for all."""
         if self.count == 1:
             return call()
         shared: list[Any] = [None, None]
         if self.first:
             try:
                 shared[0] = call()
-            except ModelError as error:
-                shared[1] = (error.message, error.hint)
+            except MTError as error:
+                shared[1] = (type(error), error.message, error.hint)
         distributed.broadcast_object_list(shared)
         value, problem = shared
         if problem:
-            raise ModelError(*problem)
+            kind, message, hint = problem
+            raise kind(message, hint)
         return value
 
 

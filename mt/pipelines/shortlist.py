@@ -65,7 +65,10 @@ def as_learned(
 
 
 def training_text(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> EncodedCorpus:
-    """The text that a run was trained on, from its cache, or encoded anew."""
+    """The text that a run was trained on, from its cache, or encoded anew.
+
+    Raises `DataError` where the run's text, also that which it is validated on, is not what it was.
+    """
     if not run.recipe.is_file():
         raise ModelError(
             f"{run.path} has no run.toml, which says what it was trained on",
@@ -76,7 +79,7 @@ def training_text(run: RunFolder, tokenizers: tuple[Tokenizer, Tokenizer]) -> En
     try:
         texts = Texts.of(run, settings)
         check_unchanged(run, texts.checksums)
-    except (ConfigError, DataError, ModelError) as error:
+    except (ConfigError, DataError) as error:
         hint = f"put the text back unchanged where {run.recipe} says; relative paths start at the current folder"
         raise DataError(error.message, hint) from error
     return read_or_encode(run, settings, texts, tokenizers).train

@@ -23,6 +23,8 @@ from mt.settings import Values
 logger = logging.getLogger(__name__)
 
 MUCH_OVERLAP = 0.02  # of the validation sources in the training text, above which scores are no longer honest
+# Validation leaves out nothing but pairs of which a side is empty.
+EVERY_PAIR = CleaningRules(max_characters=sys.maxsize, max_length_ratio=0, drop_duplicates=False)
 SCRIPT_LINES = 1_000  # of each side decide which script it is written in
 MANY_IN_CAPITALS = 0.01  # of the sources: from here on they teach a model what capitals mean
 
@@ -119,11 +121,11 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
     if valid:
         pairs: list[Pair] = []
         for corpus in valid:
-            report = check_files(corpus, rules)
+            report = check_files(corpus, EVERY_PAIR)
             shared = overlap(reports, report)
             logger.info(
                 "validation text %s: %s pairs; %s of the sources and %s whole pairs stand in the training text too",
-                corpus.name, f"{report.pairs_read:,}", f"{shared.sources:,}", f"{shared.pairs:,}",
+                corpus.name, f"{shared.of:,}", f"{shared.sources:,}", f"{shared.pairs:,}",
             )  # fmt: skip
             for warning in report.warnings:
                 logger.warning("%s: %s", corpus.name, warning)

@@ -13,7 +13,7 @@ from mt.corpus.batching import Batcher, BatchSampler
 from mt.decoding.search import SearchConfig
 from mt.decoding.translator import Translation, Translator
 from mt.device import Compute
-from mt.evaluation.metrics import quick_scores
+from mt.evaluation.metrics import bleu_metric, choose_tokenizer, quick_scores
 from mt.files import append_text
 from mt.model.transformer import Transformer
 from mt.pipelines.prepare import PreparedRun
@@ -51,6 +51,7 @@ class Validation:
         translated = evenly(len(data.valid_sources), config.validation.max_sentences)
         self.sources = [data.valid_sources[i] for i in translated]
         self.references = [data.valid_references[i] for i in translated]
+        progress.bleu_tokenizer = ranks.by_first(self.choose_tokenizer)
         if len(translated) < len(data.valid_sources):
             logger.info(
                 "each validation translates %s of the %s validation pairs, evenly spaced (validation.max_sentences)",
@@ -60,6 +61,13 @@ class Validation:
         sampler = BatchSampler(data.valid, batch_tokens=at_a_time, seed=0)
         self.batches = sampler.epoch(0)
         self.batcher = Batcher(data.valid, prepared.specials, compute.device)
+
+    def choose_tokenizer(self) -> str:
+        """That of the scores before, so that all can be compared; raises `ConfigError` where it is not there now."""
+        before = self.progress.bleu_tokenizer
+        tokenizer = before or choose_tokenizer(self.prepared.config.data.target_language, None)
+        bleu_metric(self.references[:1], tokenizer)
+        return tokenizer
 
     def __call__(self) -> Record:
         with uncompiled():
@@ -88,7 +96,8 @@ class Validation:
         return translator.translate(self.ranks.share(self.sources), first_number=None)
 
     def scores(self, translations: list[str], *metrics: str) -> dict[str, float]:
-        return quick_scores(translations, self.references, self.prepared.config.data.target_language, metrics)
+        tokenizer = self.progress.bleu_tokenizer
+        return self.ranks.by_first(lambda: quick_scores(translations, self.references, tokenizer, metrics))
 
     def scores_by_length_penalty(self, metric: str) -> dict[float, float]:
         """The scores of the run's own search, its n-best lists re-ranked by each of the penalties.

@@ -28,6 +28,7 @@ class Progress:
     decay: Decay | None = None  # once the learning rate falls for good
     consistent: bool | None = None  # whether two passes are made from here on; None: not yet decided
     best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
+    bleu_tokenizer: str = ""  # of all those scores, though another session might have a better one
     published: float | None = None  # the score of the weights to use, which only better ones replace
     validations_without_gain: int = 0
     validated_step: int = 0  # the last step that was judged

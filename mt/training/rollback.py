@@ -30,6 +30,7 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) ->
         earlier,
         rollbacks=[*progress.rollbacks, chosen],
         best=[(score, step) for score, step in earlier.best if step in kept],
+        bleu_tokenizer=progress.bleu_tokenizer,
         published=progress.published,
         elapsed_seconds=progress.elapsed_seconds,
         max_steps=progress.max_steps,

@@ -134,7 +134,9 @@ def test_evaluate_wants_a_model_with_its_source_or_a_hypothesis(mt, trained, cor
 
 def test_translations_that_exist_are_not_searched_for(mt, corpus):
     text = ["--hypothesis", corpus / "test.de", "--reference", corpus / "test.de"]
-    for flags in (["--beam", 2], ["--output", corpus / "out.de"], ["--length-penalty", 0.5], ["--batch-tokens", 9]):
+    searched = (["--beam", 2], ["--output", corpus / "out.de"], ["--length-penalty", 0.5], ["--batch-tokens", 9])
+    run_on = (["--shortlist"], ["--device", "cuda"], ["--precision", "int8"], ["--threads", 1])
+    for flags in (*searched, *run_on):
         outcome = mt("evaluate", *text, *flags)
         assert outcome.code == 2
         assert outcome.err.startswith("error: --output and search flags belong to --model\nhint:  ")
@@ -268,6 +270,16 @@ def test_an_average_of_damaged_checkpoints_or_without_the_tokenizer_is_refused(m
     assert not (tmp_path / "other").exists()
 
 
+def test_checkpoints_that_are_kept_for_their_scores_are_none_of_the_last(mt, run, tmp_path):
+    recipe = (run / "run.toml").read_text()
+    (run / "run.toml").write_text(recipe.replace("keep_last = 5", "keep_last = 2"))
+    assert len(Checkpoints(run).steps()) > 2
+    outcome = mt("average", run, "--last", 3, "--output", tmp_path / "mean")
+    assert outcome.code == ExitCode.MODEL
+    assert f"{run} keeps its last 2 checkpoints; 3 were asked for" in outcome.err
+    assert mt("average", run, "--last", 2, "--output", tmp_path / "mean").code == 0
+
+
 def test_an_average_is_the_mean_of_the_last_checkpoints(mt, trained, tmp_path):
     steps = Checkpoints(trained).steps()[-3:]
     outcome = mt("average", trained, "--last", 3, "--output", tmp_path / "mean")
@@ -289,7 +301,7 @@ def test_an_average_of_more_than_there_are_or_onto_something_is_refused(mt, trai
     kept = len(Checkpoints(trained).steps())
     outcome = mt("average", trained, "--last", 99, "--output", tmp_path / "mean")
     assert outcome.code == ExitCode.MODEL
-    assert f"{trained} keeps {kept} checkpoints; 99 were asked for" in outcome.err
+    assert f"{trained} keeps its last {kept} checkpoints; 99 were asked for" in outcome.err
     outcome = mt("average", trained, "--last", 2, "--output", tmp_path)
     assert (outcome.code, f"{tmp_path} is already there" in outcome.err) == (ExitCode.MODEL, True)
     assert list(tmp_path.iterdir()) == []

@@ -34,6 +34,13 @@ def test_the_demo_trains_translates_scores_and_says_what_to_do_next(mt, tmp_path
     assert f"hint:  delete {run} to run the demo anew, or choose another --output\n" in outcome.err
 
 
+def test_what_is_wrong_with_the_surroundings_is_not_blamed_on_a_run(mt, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "x")
+    outcome = mt("demo", "--output", tmp_path / "run")
+    assert outcome.code == ExitCode.USAGE
+    assert "delete" not in outcome.err
+
+
 def test_the_corpus_is_found_in_the_package_before_the_repository(tmp_path, monkeypatch):
     (tmp_path / "mt" / "demo_corpus").mkdir(parents=True)
     (tmp_path / "data" / "demo").mkdir(parents=True)

@@ -154,7 +154,7 @@ def test_one_process_alone_talks_to_itself():
 def test_an_error_of_the_first_rank_is_that_of_all_with_its_hint(monkeypatch, rank):
     """What the first broadcasts, the other has in place of its own."""
     error = ModelError("a checkpoint is damaged", "start anew")
-    sent = [None, (error.message, error.hint)]
+    sent = [None, (ModelError, error.message, error.hint)]
 
     def broadcast(shared):
         assert rank or shared == sent

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from contextlib import contextmanager
@@ -264,6 +265,16 @@ def test_a_cleaning_that_does_not_exist_is_refused(train, tmp_path):
 def test_validation_text_that_is_learned_too_is_warned_of(train, corpus, tmp_path):
     outcome = train(tmp_path / "run", "--valid", corpus / "train.en", corpus / "train.de", steps=2)
     assert "300 of its 300 sources stand in the training text too" in outcome.err
+
+
+def test_all_that_is_validated_on_is_looked_for_in_the_training_text(train, corpus, tmp_path):
+    for side in ("en", "de"):
+        known = (corpus / f"train.{side}").read_text().splitlines()[:1] * 3
+        new = (corpus / f"valid.{side}").read_text().splitlines()
+        (tmp_path / f"valid.{side}").write_text("\n".join(known + new + [""]) + "\n")
+    outcome = train(tmp_path / "run", "--valid", tmp_path / "valid.en", tmp_path / "valid.de", steps=2)
+    assert "valid.de: 23 pairs; 3 of the sources and 3 whole pairs stand in the training text too" in outcome.err
+    assert "3 of its 23 sources stand in the training text too" in outcome.err
 
 
 def test_tab_separated_corpora_and_weights_come_from_the_recipe(mt, corpus, tmp_path):
@@ -1125,6 +1136,26 @@ def test_a_crash_in_the_last_validation_loses_no_updates(train, mt, monkeypatch,
     assert Checkpoints(tmp_path / "run").steps()[-1] == 25
     monkeypatch.undo()
     assert "finished (max_steps 25) after 25 steps" in mt("train", "--output", tmp_path / "run").err
+
+
+def test_scores_of_a_run_are_of_one_tokenizer_whatever_is_installed_later(train, mt, monkeypatch, tmp_path):
+    monkeypatch.setattr(validation, "choose_tokenizer", lambda language, requested: "char")
+    assert train(tmp_path / "run", steps=10).code == 0
+    monkeypatch.undo()
+    asked, score = [], validation.quick_scores
+    monkeypatch.setattr(validation, "quick_scores", lambda *words: asked.append(words[2]) or score(*words))
+    assert mt("train", "--output", tmp_path / "run", "--max-steps", 20).code == 0
+    assert set(asked) == {"char"}
+
+
+def test_a_run_is_not_scored_by_another_tokenizer_than_before(mt, run, monkeypatch):
+    for state in (run / "checkpoints").glob("*/state.json"):
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"bleu_tokenizer": "ja-mecab"}))
+    monkeypatch.setitem(sys.modules, "MeCab", None)  # as where it is not installed
+    outcome = mt("train", "--output", run, "--max-steps", 60)
+    assert outcome.code == ExitCode.USAGE
+    assert "BLEU's tokenizer ja-mecab cannot be used" in outcome.err
+    assert "pip install 'sacrebleu[ja]'" in outcome.err
 
 
 def test_a_crash_does_not_forget_how_good_the_average_is_that_was_written(train, mt, monkeypatch, tmp_path):
