@@ -56,7 +56,7 @@ def test_what_is_not_written_in_capitals_for_loudness_stays_as_it_is(line):
 
 @pytest.mark.parametrize("part", ["ABC", "ABC;", "ABC>", "<ABC", "{ABC", "&ABC"])
 def test_a_line_without_spaces_takes_no_longer_than_others(part):
-    """Sought from each `;` to the end of a line, names took 6 s of 32,000 of them, and four times that of 64,000."""
+    """Sought from each `;` to the end of a line, names took 1.6 s of 16,000 of them, and 5.8 s of 32,000."""
     assert without_capitals(part * 50_000) == part.lower() * 50_000
 
 
