@@ -280,7 +280,6 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     place, (partial, record) = behind_links(path), unfinished(path)
-    own = False
     try:
         if not can_be_replaced(path):
             with suppress(BrokenPipeError), open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
@@ -288,20 +287,21 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         with open(claim(partial), mode, **text) as stream:  # type: ignore[call-overload]
-            own = True
-            record.unlink(missing_ok=True)  # it speaks of another file from now on
-            stream.truncate(0)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.replace(partial, place)  # while it is claimed
+            try:
+                record.unlink(missing_ok=True)  # it speaks of another file from now on
+                stream.truncate(0)
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+                os.replace(partial, place)  # while it is claimed
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
             flush_to_disk(place.parent)
     except BrokenPipeError:
         raise
     except OSError as error:
-        if own:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
         raise writing_error(path, error) from error
 
 

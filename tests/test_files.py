@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,17 @@ def test_a_crash_while_writing_a_file_leaves_the_earlier_one(tmp_path):
     write_text(path, "later")
     assert path.read_text() == "later"
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError, ValueError, OSError])
+def test_what_ends_the_writing_leaves_nothing_of_it(tmp_path, error):
+    def half() -> Iterator[str]:
+        yield "half"
+        raise error
+
+    with pytest.raises((error, DataError)), atomic_file(tmp_path / "file") as stream:
+        stream.writelines(half())
+    assert names(tmp_path) == []
 
 
 def test_a_closed_pipe_is_not_taken_for_a_full_disk(tmp_path):

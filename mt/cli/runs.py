@@ -86,12 +86,13 @@ def train(
         print_result(settings.as_text().rstrip("\n"))
         return
     if devices:
-        from mt.pipelines.launch import is_launched, launch, parse_devices
+        from mt.pipelines.launch import end_with_launcher, is_launched, launch, parse_devices
         from mt.settings import AUTO
 
         if not is_launched():
             launch(parse_devices(devices), settings.said()["training"].get("device", AUTO), sys.argv[1:])
             return
+        end_with_launcher()
     train_run(
         TrainRequest(
             output=output,

@@ -56,13 +56,14 @@ def translate(
         batch_tokens=batch_tokens, shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
     if devices:
-        from mt.pipelines.launch import is_launched, parse_devices, translate_in_parts
+        from mt.pipelines.launch import end_with_launcher, is_launched, parse_devices, translate_in_parts
 
         if shard:
             raise ConfigError("--devices and --shard both divide the text", "on several machines, use torchrun")
         if not is_launched():
             translate_in_parts(parse_devices(devices), request, files or [], output, form, sys.argv[1:])
             return
+        end_with_launcher()
     part = None if shard is None else parse_shard(shard)
     translate_files(request, files or [], output, form, part, to_be_joined=bool(devices))
 

@@ -27,7 +27,7 @@ from mt.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_BATCH_TOKENS = 256  # for each worker; below, one process searches
+FEWEST_TOKENS_A_WORKER = 256  # below, one process searches
 MOST_BATCH_TOKENS_ON_CUDA = 65_536
 
 
@@ -178,7 +178,7 @@ class Translator:
     def results(self, sentences: list[list[int]]) -> Iterator[tuple[list[int], list[list[ScoredText]]]]:
         """Batches of numbers of sentences, each with its hypotheses; workers are used where there is enough for all."""
         tokens_each = sum(map(len, sentences)) // self.processes
-        enough = len(sentences) >= self.processes and tokens_each >= SMALLEST_BATCH_TOKENS
+        enough = len(sentences) >= self.processes and tokens_each >= FEWEST_TOKENS_A_WORKER
         workers = self.workers if enough else None
         batches = self.batches(sentences, self.processes if workers else 1)
         sources = [[sentences[i] for i in batch] for batch in batches]

@@ -7,7 +7,8 @@ in the order in which products read them, and padded where they are fewer than a
 Past and state come in two kinds: one that grows, with as much work as there are keys, and a fixed one, whose tensors
 keep their addresses, so that a CUDA graph can replay a step.
 
-Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past, D head size.
+Shapes: B sentences, K beams, N = B*K rows, H heads, S source length, P keys of a sentence's past that
+attention is given, with padding where they are few, D head size.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class Past:
         self.used = 0
 
     def extend(self, keys_values: KeysValues) -> KeysValues:
-        """Add those of one token of each row, two of (B, H, K, D); returns all so far, two of (B, H, P, D)."""
+        """Add those of one token of each row, two of (B, H, K, D); returns what is attended to, two of (B, H, P, D)."""
         end = self.used + keys_values[0].size(2)
         if end > self.keys.size(2):
             self.keys, self.values = (laid_out(room, end + end // 2) for room in (self.keys, self.values))
@@ -43,7 +44,7 @@ class Past:
 
     @property
     def shown(self) -> int:
-        """How many keys attention is given: those used, and some that a bias hides where these are few."""
+        """P: the keys that are used, and where these are few some that a bias hides."""
         return max(self.used, SHORTEST_ROW[self.keys.device.type])
 
     def select(self, some_rows: Callable[..., Tensor]) -> None:
@@ -99,7 +100,7 @@ class DecoderState:
     memory_bias: Tensor | None  # (B, 1, 1, S): 0 at words, -inf at padding; None when there is no padding
     past: list[Past] = field(default_factory=list)
     beams: int = 1  # K, at most, of a past
-    past_bias: Tensor | None = None  # (B, 1, K, P): 0 at keys in a beam's own past, -inf at others
+    past_bias: Tensor | None = None  # (B, 1, K, used keys): 0 at those of a beam's own past, -inf at others
     position: int = 0  # tokens decoded so far
     projection: Callable[[Tensor], Tensor] | None = None  # to some of the vocabulary; None: to all of it
 
@@ -121,7 +122,7 @@ class DecoderState:
         return slice(self.position, self.position + tokens)
 
     def next_token(self, rows: int) -> Tensor | None:
-        """Go on to the next token of so many rows; returns the bias (B, 1, K, P), its own key included.
+        """Go on to the next token of so many rows; returns the bias (B or 1, 1, K, P), its own key included.
 
         None where there is one beam only, whose past all keys are, and nothing fills up.
         """

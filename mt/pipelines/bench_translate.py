@@ -132,7 +132,7 @@ def repeated(translator: Translator, lines: list[str], repetitions: int) -> tupl
     seconds = []
     for number in range(repetitions + 1):
         started = time.perf_counter()
-        translations = translator.translate(lines)
+        translations = translator.translate(lines, first_number=None)
         translator.compute.synchronize()
         seconds.append(time.perf_counter() - started)
         logger.info("%s: %.1f s", f"repetition {number}" if number else "warm-up", seconds[-1])
@@ -144,7 +144,7 @@ def latencies(translator: Translator, lines: list[str]) -> list[float]:
     seconds = []
     for line in lines:
         started = time.perf_counter()
-        translator.translate([line])
+        translator.translate([line], first_number=None)
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -156,7 +156,7 @@ def traffic_and_memory(search: SearchRequest, lines: list[str]) -> tuple[float, 
         models = [MeteredModel(model, translator.compute.precision, total) for model in translator.models]
         translator.models = cast(list[Transformer], models)
         translator.captured = None  # graphs, of which nothing can be counted
-        translator.translate(lines)
+        translator.translate(lines, first_number=None)
     return total.value, memory.gib
 
 

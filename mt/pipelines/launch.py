@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import uuid
 from pathlib import Path
 
 import torch
@@ -20,9 +19,9 @@ from mt.pipelines.shards import Shard, check_divisible
 from mt.pipelines.translate import SearchRequest, check
 from mt.workers import end_with_parent
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # that the launcher takes over, and keeps
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that the launcher takes over; not SIGHUP, which nohup has had ignored
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
-OWN = "mt-"  # its prefix where `launch` has set it
+OWN = "mt-"  # its prefix where `launch` has set it; the number of the launcher's process follows
 
 
 def parse_devices(text: str) -> list[str]:
@@ -45,16 +44,24 @@ def visible(devices: list[str]) -> list[str]:
 
 
 def is_launched() -> bool:
-    """Whether `launch` started this process, which then ends with its parent; raises `ConfigError` under torchrun."""
+    """Whether `launch` started this process; raises `ConfigError` where torchrun did."""
     run_id = os.environ.get(RUN_ID, "")
     if run_id and not run_id.startswith(OWN):
         raise ConfigError(
             "--devices does not go with torchrun: each of its processes would start more",
             "leave it out: each process of torchrun takes the device of its rank",
         )
-    if run_id:
-        end_with_parent(signal.SIGTERM)  # else it would go on with the work, and hold the files, of one that was killed
     return bool(run_id)
+
+
+def end_with_launcher() -> None:
+    """Stop this process, which `launch` started, when the launcher ends, or now if it has ended.
+
+    Else it would go on with the work, and hold the files, of one that was killed.
+    """
+    end_with_parent(signal.SIGTERM)
+    if os.getppid() != int(os.environ[RUN_ID].removeprefix(OWN)):
+        raise Interrupted("stopped: the command that started this process has ended")
 
 
 def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
@@ -70,11 +77,12 @@ def launch(devices: list[str], kind: str, arguments: list[str]) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=len(devices),
-        run_id=OWN + uuid.uuid4().hex,
+        run_id=f"{OWN}{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
+        signals_to_handle=",".join(number.name for number in SIGNALS),
     )
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     logging.disable(logging.ERROR)  # the launcher's own: a process that failed has said why

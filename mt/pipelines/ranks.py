@@ -31,7 +31,6 @@ from mt.training.update import DoesNotFit, Updater
 
 logger = logging.getLogger(__name__)
 
-PREPARING = timedelta(days=7)  # for which the first rank may prepare its text
 ROLL_CALL_SECONDS = 5.0
 
 Value = TypeVar("Value")
@@ -47,10 +46,16 @@ class Ranks:
 
     @classmethod
     def launched(cls) -> "Ranks":
-        """This process among those that torchrun started with it."""
+        """This process among those that torchrun started with it; raises `ConfigError` where it cannot find them."""
         if launch_number("RANK") is None or (launch_number("WORLD_SIZE") or 1) == 1:
             return cls()
-        store, rank, count = next(distributed.rendezvous("env://", timeout=PREPARING))
+        try:
+            store, rank, count = next(distributed.rendezvous("env://"))
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"this process cannot find the others of its training: {error}",
+                "torchrun says where they are; without torchrun: unset RANK WORLD_SIZE",
+            ) from error
         # torchrun keeps its store when it starts processes anew, but what the ended ones said in it is void.
         if launch_number("LOCAL_WORLD_SIZE") == count:
             store = distributed.PrefixStore(f"attempt {launch_number('TORCHELASTIC_RESTART_COUNT') or 0}", store)
@@ -85,22 +90,22 @@ class Ranks:
     def connected(self, timeout_seconds: float) -> Iterator[None]:
         """A block in which ranks exchange tensors; one that keeps the others waiting for longer ends the training.
 
-        With several ranks the process exits at the end of the block: nothing after it runs, except that the first rank
-        raises `Interrupted` when all were stopped.  Raises `DeviceError` with the ranks that do not answer.
+        Raises `DeviceError` with the ranks that do not answer.
         """
         if self.count == 1:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         timeout = timedelta(seconds=timeout_seconds)
-        stopped: Interrupted | None = None
         try:
+            self.store.set_timeout(timeout)
             distributed.init_process_group(
                 backend, store=self.store, rank=self.rank, world_size=self.count, timeout=timeout
             )
             yield
-        except Interrupted as asked:  # in all ranks
-            stopped = asked
+        except Interrupted:  # in all ranks
+            distributed.destroy_process_group()
+            raise
         except RuntimeError as error:
             if not lost_connection(error):
                 raise
@@ -108,9 +113,22 @@ class Ranks:
                 self.roll_call(), "run the same command again: it goes on from its last checkpoint"
             ) from error
         distributed.destroy_process_group()
-        if stopped and self.first:
-            raise stopped
-        leave(stopped.exit_code if stopped else ExitCode.DONE)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """A block at whose end one of several processes exits.
+
+        Nothing runs after it, except that the first rank raises `Interrupted` when all were stopped.
+        """
+        code = ExitCode.DONE
+        try:
+            yield
+        except Interrupted as stopped:
+            if self.first:
+                raise
+            code = stopped.exit_code
+        if self.count > 1:
+            leave(code)
 
     def roll_call(self) -> str:
         """Which ranks are not there, said by one that waited for them in vain."""

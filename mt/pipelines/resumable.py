@@ -106,16 +106,14 @@ def resumable_file(path: Path, work: Values, *, to_be_joined: bool = False) -> I
     One that is to be joined with others stays FILE.partial, with its record: it is not redone while others are undone.
     Raises `DataError` when the disk is full or the place cannot be written.
     """
-    file = None
+    file, complete = None, False
     try:
         try:
             file = ResumableFile(path, work)
             yield file
             file.note() if to_be_joined else file.finish()
+            complete = True
         except OSError as error:
-            if file and not file.recorded:
-                with suppress(OSError):
-                    file.partial.unlink(missing_ok=True)
             raise writing_error(path, error) from error
     except MTError as error:
         if file and file.recorded and not isinstance(error, UnreadableText):
@@ -124,5 +122,8 @@ def resumable_file(path: Path, work: Values, *, to_be_joined: bool = False) -> I
         raise
     finally:
         if file:
+            if not complete and not file.recorded:  # there is nothing to go on with
+                with suppress(OSError):
+                    file.partial.unlink(missing_ok=True)
             with suppress(OSError):
                 file.stream.close()

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -76,7 +77,7 @@ def train(request: TrainRequest) -> None:
             "--overwrite would delete the run each time that torchrun restarts", "give torchrun --max-restarts 0"
         )
     run, ranks = RunFolder(request.output), Ranks.launched()
-    with ExitStack() as stack:
+    with ranks.ending(), ExitStack() as stack:
         if ranks.first:
             ready = prepare(run, request)
             if ready:
@@ -405,17 +406,22 @@ def use_fastest_kernel(model: Transformer, compute: Compute) -> None:
                 module.kernel = explicit_in_float32
 
 
+ONE_REQUEST_SECONDS = 1.0  # in which a supervisor's signal may come twice: from itself, and handed on by the launcher
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Inside the block a first SIGINT or SIGTERM only asks to stop, a second stops at once; yields `asked`."""
+    """Inside the block a first SIGINT or SIGTERM only asks to stop, a later one stops at once; yields `asked`."""
     asked = False
+    first = 0.0
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal asked, first
+        if not asked:
+            asked, first = True, time.monotonic()
+            logger.info("stopping as soon as everything is saved; once more, and it stops at once")
+        elif time.monotonic() - first > ONE_REQUEST_SECONDS:
             raise Interrupted("stopped before everything was saved")
-        asked = True
-        logger.info("stopping as soon as everything is saved; once more, and it stops at once")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

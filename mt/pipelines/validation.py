@@ -24,7 +24,8 @@ from mt.training.budget import Progress, Record
 from mt.training.checkpoint import average, load_tensors, load_weights, save_tensors, sound_steps
 from mt.training.compiled import uncompiled
 from mt.training.loop import Trainer
-from mt.training.update import batch_loss
+from mt.training.loss import cross_entropy
+from mt.training.update import last_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,9 @@ class Validation:
         for indices in self.ranks.share(self.batches):
             batch = self.batcher.batch(indices)
             with self.compute.autocast():
-                total += batch_loss(self.model, batch, 0.0)[1].item()  # sync: a validation may
+                hidden = last_hidden(self.model, batch)
+                loss = cross_entropy(hidden, self.model.output_weight, batch.target)
+            total += loss.item()  # sync: a validation may
             tokens += batch.target_tokens
         total, tokens = self.ranks.sum(total, tokens)
         return total / tokens

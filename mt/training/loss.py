@@ -101,6 +101,17 @@ def label_smoothed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothi
     return ForwardGradients.apply(hidden, weight, partial(loss_and_gradients, targets=targets, smoothing=smoothing))
 
 
+def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """What `label_smoothed_loss` returns as its second value, where no gradient is taken."""
+    size = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(targets), size):
+        chosen = targets[start : start + size]
+        logits = F.linear(hidden[start : start + len(chosen)], weight)  # (size, V)
+        total += F.cross_entropy(logits.float(), chosen, reduction="sum")
+    return total
+
+
 def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """What `label_smoothed_loss` computes, by PyTorch's own functions over the whole matrix: its slow twin."""
     logits = F.linear(hidden[: len(targets)], weight).float()  # (tokens, V)

@@ -111,6 +111,18 @@ def test_ranks_end_with_the_command_that_started_them_however_it_ends(start, tmp
     assert start(run, "--max-steps", str(log_of(run)[-1]["step"] + 5)).wait(PATIENCE_SECONDS) == 0, messages_of(run)
 
 
+def test_ranks_started_under_nohup_outlive_their_terminal(start, tmp_path):
+    run = tmp_path / "run"
+    launcher = start(run, "--devices", "0,1", "--max-steps", "100000", launcher=("nohup", sys.executable))
+    wait_until(trains(run, 10), run)
+    for process in (launcher.pid, process_of(0, run), process_of(1, run)):
+        os.kill(process, signal.SIGHUP)
+    reached = Checkpoints(run).steps()[-1]
+    wait_until(trains(run, reached + 20), run)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(PATIENCE_SECONDS) == ExitCode.INTERRUPTED, messages_of(run)
+
+
 def alive(process: int) -> bool:
     try:
         return "(zombie)" not in Path(f"/proc/{process}/status").read_text()

@@ -11,7 +11,7 @@ import torch
 
 from mt.corpus.batching import Update
 from mt.device import Compute
-from mt.errors import ConfigError, DeviceError, ModelError
+from mt.errors import ConfigError, DeviceError, Interrupted, ModelError
 from mt.pipelines import launch
 from mt.pipelines.launch import parse_devices, visible
 from mt.pipelines.ranks import ALONE, Ranks, SharedUpdater
@@ -63,6 +63,7 @@ def test_three_processes_learn_what_one_learns(train, train_together, tmp_path, 
     assert outcome.code == 0, outcome.err
     said = train_together(3, together, *flags, "--max-steps", 20)
     assert said.count("20 steps") == 1  # the first speaks for all
+    assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
     assert "3 processes" in said
     assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
     assert losses(together, "valid") == pytest.approx(losses(alone, "valid"), abs=1e-4)
@@ -135,6 +136,7 @@ def test_a_signal_to_the_launcher_saves_and_says_how_to_go_on(corpus, start_mt, 
     said = process.stderr.read().decode()
     assert process.wait(timeout=60) == 130
     assert said.count("to go on: mt train") == 1
+    assert not (run / ".lock").exists()
     assert Checkpoints(run).steps()[-1] >= 20
 
 
@@ -142,6 +144,26 @@ def test_a_signal_to_the_launcher_saves_and_says_how_to_go_on(corpus, start_mt, 
 def test_devices_are_different_numbers(text):
     with pytest.raises(ConfigError, match="not a list of different numbers"):
         parse_devices(text)
+
+
+def test_a_process_whose_launcher_has_ended_does_not_begin(monkeypatch):
+    monkeypatch.setattr(launch, "end_with_parent", lambda number: None)  # the tests shall not
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"mt-{os.getppid()}")
+    launch.end_with_launcher()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"mt-{os.getpid()}")  # no process is its own parent
+    with pytest.raises(Interrupted, match="the command that started this process has ended"):
+        launch.end_with_launcher()
+
+
+@pytest.mark.parametrize("address", [{}, {"MASTER_ADDR": "localhost", "MASTER_PORT": "far"}])
+def test_a_process_that_is_not_told_where_the_others_are_is_refused(monkeypatch, address):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", **address}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="cannot find the others of its training") as caught:
+        Ranks.launched()
+    assert "unset RANK WORLD_SIZE" in caught.value.hint
 
 
 def test_one_process_alone_talks_to_itself():
@@ -263,7 +285,7 @@ def test_several_machines_may_not_start_anew_with_the_store_of_before(monkeypatc
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda url, timeout: iter([(None, 0, 4)]))
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda url: iter([(None, 0, 4)]))
     with pytest.raises(ConfigError, match="one store for all attempts"):
         Ranks.launched()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")

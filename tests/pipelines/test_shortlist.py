@@ -128,7 +128,7 @@ def test_every_command_that_searches_can_use_it(mt, narrow, corpus, candidates, 
 
 
 def test_workers_use_it(mt, narrow, corpus, monkeypatch):
-    monkeypatch.setattr("mt.decoding.translator.SMALLEST_BATCH_TOKENS", 1)
+    monkeypatch.setattr("mt.decoding.translator.FEWEST_TOKENS_A_WORKER", 1)
     started, start = [], Workers.start
     monkeypatch.setattr(Workers, "start", lambda workers: (started.append(workers.count), start(workers)))
     flags = ["--shortlist", "--beam", 2, "--batch-tokens", 30]  # batches, and so candidates, are the same

@@ -1187,12 +1187,18 @@ def test_the_log_is_closed_however_training_ends(train, monkeypatch, tmp_path):
     assert len(closed) == 1
 
 
-def test_a_second_signal_ends_training_at_once_and_then_signals_do_what_they_did():
+def test_a_later_signal_ends_training_at_once_and_then_signals_do_what_they_did(monkeypatch):
+    """One that comes twice, from a supervisor and from the launcher, is one."""
+    now = [100.0]
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: now[0]))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pipeline.stop_on_signals() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)
         assert asked()
+        now[0] += 0.5
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += 1.0
         with pytest.raises(Interrupted, match="stopped before everything was saved"):
             signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

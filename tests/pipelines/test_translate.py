@@ -311,6 +311,17 @@ def test_an_interrupted_file_goes_on_with_the_window_it_stopped_in(interrupted, 
     assert (tmp_path / "out").read_text() == whole
 
 
+def test_a_file_interrupted_before_anything_is_done_leaves_nothing(mt, trained, corpus, monkeypatch, tmp_path):
+    def stop(translator, lines, first_number, **more):
+        assert (tmp_path / "out.partial").exists()
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(pipeline.Translator, "translate", stop)
+    outcome = mt("translate", "--model", trained, corpus / "test.en", "--threads", 1, "--output", tmp_path / "out")
+    assert (outcome.code, outcome.err.count("hint:")) == (ExitCode.INTERRUPTED, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
@@ -672,7 +683,7 @@ def translate_on_devices(translate_files, launched, monkeypatch, tmp_path):
     def launch(devices, kind, arguments):
         for rank in range(2):
             with monkeypatch.context() as patch:
-                patch.setenv("TORCHELASTIC_RUN_ID", "mt-1")
+                patch.setenv("TORCHELASTIC_RUN_ID", f"mt-{os.getppid()}")
                 launched(rank, 2)
                 outcomes.append(translate_files("--devices", "0,1", "--output", tmp_path / "out"))
             if outcomes[-1].code:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mt.training import loss as module
-from mt.training.loss import label_smoothed_loss, plain_loss
+from mt.training.loss import cross_entropy, label_smoothed_loss, plain_loss
 
 M, E, V = 7, 6, 10
 
@@ -72,6 +72,15 @@ def test_the_second_value_is_without_smoothing_and_for_the_eye_only():
     assert not unsmoothed.requires_grad
 
 
+@pytest.mark.parametrize("tokens", [4, M])
+@pytest.mark.parametrize("tokens_a_chunk", [0, 1, 3, 4, 100])
+def test_without_a_gradient_it_is_the_plain_loss_too(device, monkeypatch, tokens_a_chunk, tokens):
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), tokens_a_chunk * V))
+    hidden, weight, targets = inputs(device)
+    expected = plain_loss(hidden, weight, targets[:tokens], 0.1)[1]
+    torch.testing.assert_close(cross_entropy(hidden, weight, targets[:tokens]), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_under_bfloat16_the_loss_in_chunks_is_about_the_plain_one(device, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", dict.fromkeys(("cpu", "cuda"), 3 * V))
     exact = values_and_gradients(plain_loss, *inputs(device), 0.1)
@@ -80,7 +89,9 @@ def test_under_bfloat16_the_loss_in_chunks_is_about_the_plain_one(device, monkey
     for ours, theirs in zip(rounded, exact, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
+        without_gradient = cross_entropy(*inputs(device))
     assert not torch.equal(rounded[0], exact[0])  # bfloat16 it was
+    assert without_gradient.item() == pytest.approx(exact[1].item(), rel=0.02)
 
 
 def test_logits_of_a_large_size_do_not_overflow():
