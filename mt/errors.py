@@ -40,7 +40,7 @@ class DataError(MTError):
 
 
 class UnreadableText(DataError):
-    """A text that cannot be read to its end: running the command again will not help."""
+    """A text that cannot be read to its end, or has changed meanwhile: what is done of it is of no use."""
 
 
 class ModelError(MTError):

@@ -280,6 +280,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     place, (partial, record) = behind_links(path), unfinished(path)
+    own = False
     try:
         if not can_be_replaced(path):
             with suppress(BrokenPipeError), open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
@@ -287,21 +288,20 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         with open(claim(partial), mode, **text) as stream:  # type: ignore[call-overload]
-            try:
-                record.unlink(missing_ok=True)  # it speaks of another file from now on
-                stream.truncate(0)
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(partial, place)  # while it is claimed
-            except BaseException:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
-                raise
+            own = True
+            record.unlink(missing_ok=True)  # it speaks of another file from now on
+            stream.truncate(0)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(partial, place)  # while it is claimed
             flush_to_disk(place.parent)
     except BrokenPipeError:
         raise
     except OSError as error:
+        if own:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise writing_error(path, error) from error
 
 
@@ -332,9 +332,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         os.rename(partial, path)
         flush_to_disk(path.parent)
         shutil.rmtree(earlier, ignore_errors=True)
-    except (OSError, DataError) as error:
+    except (OSError, MTError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise error if isinstance(error, DataError) else writing_error(path, error) from error
+        raise error if isinstance(error, MTError) else writing_error(path, error) from error
 
 
 @contextmanager
@@ -360,10 +360,14 @@ def alone_at(path: Path) -> Iterator[None]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to the end of a file that grows, such as a log; raises `DataError` as `atomic_file` does."""
+    """Add lines to the end of a file that grows, such as a log; raises `DataError` as `atomic_file` does."""
     try:
-        with open(path, "a", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with open(path, "ab+") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                if stream.read() != b"\n":  # a full disk has cut the last line
+                    text = "\n" + text
+            stream.write(text.encode())
     except OSError as error:
         raise writing_error(path, error) from error
 

@@ -85,7 +85,7 @@ def train(
     if show_config:
         print_result(settings.as_text().rstrip("\n"))
         return
-    if devices:
+    if devices is not None:
         from mt.pipelines.launch import end_with_launcher, is_launched, launch, parse_devices
         from mt.settings import AUTO
 

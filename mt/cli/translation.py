@@ -55,7 +55,7 @@ def translate(
         models=model, beam=beam, length_penalty=length_penalty, nbest=nbest, scored=form == "jsonl",
         batch_tokens=batch_tokens, shortlist=shortlist, device=device, precision=precision, threads=threads,
     )  # fmt: skip
-    if devices:
+    if devices is not None:
         from mt.pipelines.launch import end_with_launcher, is_launched, parse_devices, translate_in_parts
 
         if shard:
@@ -65,7 +65,7 @@ def translate(
             return
         end_with_launcher()
     part = None if shard is None else parse_shard(shard)
-    translate_files(request, files or [], output, form, part, to_be_joined=bool(devices))
+    translate_files(request, files or [], output, form, part, to_be_joined=devices is not None)
 
 
 def evaluate(

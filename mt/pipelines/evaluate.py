@@ -9,8 +9,9 @@ from mt.corpus.parallel import language_of
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import Comparison, Score, bleu_metric, choose_tokenizer, compare, evaluate
 from mt.files import atomic_file, check_output_text, read_lines
+from mt.pipelines.pace import Pace
 from mt.pipelines.run_folder import RunFolder
-from mt.pipelines.translate import SearchRequest, load_translator, warn_of_return
+from mt.pipelines.translate import SearchRequest, chunks, load_translator, translated, warn_of_return
 
 # What `sacrebleu -w 4` prints; digits beyond it are noise even on a large test set.
 RECORD_DIGITS = 4
@@ -145,7 +146,8 @@ def evaluate_model(
     language = target_language or own_language or language_of(reference)
     bleu_metric(references[:1], choose_tokenizer(language, bleu_tokenize))  # what is missing is told before the work
     with load_translator(request) as translator, atomic_file(output) if output else nullcontext() as stream:
-        translations = [translation.text for translation in translator.translate(sources)]
+        windows = translated(translator, chunks(sources), 0, "text", Pace(lambda: len(sources)))
+        translations = [text for window in windows for text in window]
         if stream:
             stream.writelines(f"{text}\n" for text in translations)
     scores = evaluate(translations, references, target_language=language, bleu_tokenize=bleu_tokenize)

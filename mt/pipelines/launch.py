@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -11,9 +12,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mt.errors import ConfigError, DeviceError, Interrupted
-from mt.files import can_be_replaced, open_binary
-from mt.pipelines.resumable import join
+from mt.errors import ConfigError, DataError, DeviceError, Interrupted
+from mt.files import can_be_replaced, open_binary, unfinished
+from mt.pipelines.resumable import earlier_work, join
 from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.shards import Shard, check_divisible
 from mt.pipelines.translate import SearchRequest, check
@@ -115,7 +116,8 @@ def translate_in_parts(
 ) -> None:
     """Run `mt ARGUMENTS`, which translates files, in a process for each device, and join what they write.
 
-    Stopped and given again, each process goes on where it stopped.  What is missing is said here, not by every process.
+    Stopped and given again, each process goes on where it stopped.  A text that cannot be read or divided is told here,
+    and not by every process.
     """
     if output is None or not files or not can_be_replaced(output):
         raise ConfigError(
@@ -128,6 +130,24 @@ def translate_in_parts(
     check_divisible(files)
     for file in files:
         open_binary(file).close()
+    # One alone writes the output itself.
+    parts = [Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)]
+    check_division(output, parts if len(devices) > 1 else [output])
     launch(devices, request.device, arguments)
-    if len(devices) > 1:  # one alone writes the output itself
-        join([Shard(number, len(devices)).own_file(output) for number in range(1, len(devices) + 1)], output)
+    if len(devices) > 1:
+        if any(earlier_work(part).get("source") != earlier_work(parts[0]).get("source") for part in parts):
+            raise DataError(
+                "the text has changed while it was translated", "run the command again when nothing writes to it"
+            )
+        join(parts, output)
+
+
+def check_division(output: Path, parts: list[Path]) -> None:
+    """Raise `ConfigError` where an interrupted command has done a part of the work that is none of these parts."""
+    records = [*output.parent.glob(f"{escape(output.name)}.*-of-*.partial.json"), unfinished(output)[1]]
+    mine = {unfinished(part)[1] for part in parts}
+    if other := [record for record in records if record.is_file() and record not in mine]:
+        raise ConfigError(
+            f"{other[0]} belongs to a command that has not ended, and divided the lines otherwise",
+            "to go on with its work give --devices as it had; to start anew delete that file",
+        )

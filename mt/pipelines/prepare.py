@@ -232,6 +232,9 @@ def prepare_new(
     if tokenizer_config.files:
         warn_of_unused(settings.said()["tokenizer"], tokenizers)
     check_directions(settings, tokenizers)
+    if alpha := settings.said()["training"].get("sampling_alpha"):
+        for tokenizer in tokenizers:
+            tokenizer.sample(["a"], alpha, seed)  # refuses where it cannot
     data = read_or_encode(run, settings, texts, tokenizers, checked)
     source, target = texts.languages()
     if start:

@@ -104,7 +104,7 @@ class RunConfig:
                 "give training.consistency_from above 0 as well, or training.consistency_epochs=0",
             )
         timed = self.optimizer.schedule == "warmup_stable_decay" and training.max_minutes
-        in_decay = training.consistency_from > 1 - self.optimizer.decay_fraction
+        in_decay = training.consistency_from + self.optimizer.decay_fraction > 1
         if timed and in_decay and training.passes == 2:
             raise ConfigError(
                 f"two passes would begin at {training.consistency_from:g} of the time, when the learning rate already"

@@ -20,7 +20,7 @@ from mt import __version__
 from mt.decoding.search import SearchConfig
 from mt.decoding.translator import Translation, Translator
 from mt.device import choose, keep_freed_memory, usable_threads
-from mt.errors import ConfigError, ModelError
+from mt.errors import ConfigError, DataError, DeviceError, ModelError, UnreadableText, out_of_memory
 from mt.files import (
     atomic_file,
     can_be_read_only_once,
@@ -81,6 +81,8 @@ def load_translator(request: SearchRequest) -> Translator:
                     f"{path} and {request.models[0]} have different tokenizers",
                     "an ensemble needs models trained with one tokenizer: mt train --tokenizer",
                 )
+        if all(mine and its and mine != its for mine, its in zip(first.languages, other.languages, strict=True)):
+            logger.warning("%s and %s translate from and to other languages", path, request.models[0])
     for each in loaded:
         prepare_to_translate(each.model.to(compute.device), compute.precision)
     return Translator(
@@ -133,14 +135,15 @@ def translate(
         translator = stack.enter_context(load_translator(request))
         inputs = opened(files) if files else arriving()
         if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
+            before = [state_of(path) for path in files]
             work = work_record(request, translator, files, form, shard)
-            if request.batch_tokens is None:
-                take_over_batches(work, earlier_work(output), translator)
+            take_over_batches(work, earlier_work(output), translator, asked_for=request.batch_tokens is not None)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
             part = part[file.lines :]
             pace = Pace(partial(lines_in, files, part))
             for window in translated(translator, chunks(text_lines(inputs, part)), part.start, form, pace):
                 file.write(window, full=len(window) == WINDOW)
+            check_untouched(files, before)
         else:
             stream = stack.enter_context(atomic_file(output) if output else standard_output())
             lines = text_lines(inputs, part)
@@ -163,7 +166,10 @@ def lines_in(files: list[Path], part: range) -> int | None:
     """How many lines of the files are in this part; None where they cannot be counted."""
     if any(map(can_be_read_only_once, files)):
         return None
-    return len(range(sum(map(count_lines, files)))[part.start : part.stop])
+    try:
+        return len(range(sum(map(count_lines, files)))[part.start : part.stop])
+    except DataError:  # of a file that is gone, or damaged: who reads it will say so when it matters
+        return None
 
 
 def translated(
@@ -172,7 +178,12 @@ def translated(
     """The translations of windows of lines, as they are written; so many lines of the input stand before the first."""
     for window in windows:
         is_text = pace.count or len(window) == WINDOW  # and not what somebody types, or a program hands on by and by
-        translations = translator.translate(window, first_number=before + 1, done=pace.add if is_text else None)
+        try:
+            translations = translator.translate(window, first_number=before + 1, done=pace.add if is_text else None)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise DeviceError("out of memory", "use smaller batches: --batch-tokens N") from error
         yield [as_json(each) if form == "jsonl" else each.text for each in translations]
         before += len(window)
 
@@ -201,19 +212,37 @@ def work_record(
     }
 
 
-def take_over_batches(work: Values, earlier: Values, translator: Translator) -> None:
-    """Let the batches be those of an interrupted command that did the same work, so that it can be gone on with.
+def take_over_batches(work: Values, earlier: Values, translator: Translator, *, asked_for: bool) -> None:
+    """Go on with the same work of an interrupted command in its batches, unless others are asked for.
 
-    Without, the memory that is free now might make others.
+    Left to itself, the memory that is free now might make others.
     """
     if work["batches"] and earlier | {"batches": work["batches"]} == work:
-        translator.batch_tokens = earlier["batches"][0]
-        work["batches"] = [translator.batch_tokens, translator.processes]
+        if not asked_for:
+            translator.batch_tokens = earlier["batches"][0]
+        if [translator.batch_tokens, translator.processes] != earlier["batches"]:
+            logger.warning("the rest is in other batches than what is done: its rounding, and some words, may differ")
+        work["batches"] = earlier["batches"]
 
 
 def model_record(run: RunFolder) -> Values:
     files = [run.model, run.config, *sorted(run.path.glob("*.model"))]
     return {path.name: checksum(path) for path in files}
+
+
+def state_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_untouched(files: list[Path], before: list[tuple[int, int, int]]) -> None:
+    """Raise `UnreadableText` where a file is no longer what it was: its translations would be of two texts."""
+    for path, state in zip(files, before, strict=True):
+        if not path.is_file() or state_of(path) != state:
+            raise UnreadableText(
+                f"{path} has changed while it was translated", "run the command again when nothing writes to it"
+            )
 
 
 def opened(files: list[Path]) -> Iterator[tuple[BinaryIO, str]]:

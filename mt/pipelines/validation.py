@@ -139,7 +139,7 @@ class Validation:
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """All of so many numbers, or as many of them as there may be at most, evenly from first to last."""
+    """All of so many numbers, or as many of them as there may be at most, evenly from the first on."""
     chosen = min(count, most)
     return [i * count // chosen for i in range(chosen)]
 

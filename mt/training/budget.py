@@ -16,7 +16,7 @@ MAX_STEPS, MAX_MINUTES, NO_GAIN = "max_steps", "max_minutes", "no gain"
 
 @dataclass
 class Progress:
-    """Where training stands: all of state.json."""
+    """Where training stands: all of state.json but checksums of files."""
 
     step: int = 0
     epoch: int = 0

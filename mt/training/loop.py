@@ -95,6 +95,8 @@ class Trainer:
                 self.go_back()
             except DoesNotFit as error:
                 self.compute_fewer_at_a_time(error.tokens)
+        if progress.step % self.config.log_every_steps:
+            self.log_interval()
         self.check_last_updates()
         if progress.validated_step != progress.step or not progress.best:
             self.save()

@@ -1754,6 +1754,26 @@ def test_overwrite_starts_anew_where_checkpoints_are_on_another_disk(train, run,
     assert last_checkpoint(run).resolve().is_relative_to(tmp_path / "elsewhere")
 
 
+def test_a_run_does_not_begin_from_the_one_it_would_delete(train, run):
+    before = contents(run)
+    outcome = train(run, "--from", run, "--overwrite")
+    assert outcome.code == ExitCode.USAGE
+    assert f"error: --from {run} is the run to begin itself" in outcome.err
+    assert contents(run) == before
+
+
+def test_what_is_not_there_to_tokenize_with_is_told_before_text_is_read(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(texts, "Checksums", lambda *arguments: 1 / 0)
+    outcome = train(tmp_path / "run", "--tokenizer", tmp_path / "none.model")
+    assert outcome.code == ExitCode.MODEL
+    assert str(tmp_path / "none.model") in outcome.err
+
+
+def test_the_last_updates_are_logged_too(train, tmp_path):
+    assert train(tmp_path / "run", "--set", "training.log_every_steps=4", steps=6).code == 0
+    assert [record["step"] for record in log_of(tmp_path / "run") if record["kind"] == "train"] == [4, 6]
+
+
 def test_overwrite_starts_anew(train, trained, run):
     assert train(run, "--seed", 3, "--overwrite", steps=10).code == 0
     assert Checkpoints(run).steps()[-1] == 10

@@ -353,13 +353,52 @@ def test_what_was_begun_otherwise_is_begun_anew(interrupted, tmp_path, change, w
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(("precision", "dropped"), [("fp32", False), ("int8", True)])
-def test_in_other_batches_rounded_translations_would_be_others(interrupted, tmp_path, precision, dropped):
+@pytest.mark.parametrize(("precision", "warned"), [("fp32", False), ("int8", True)])
+def test_other_batches_lose_nothing_and_are_told_where_translations_are_rounded(
+    interrupted, tmp_path, precision, warned
+):
+    """As when memory did not suffice for those of before."""
     _, again = interrupted("--precision", precision, "--device", "cpu")
     outcome = again("--batch-tokens", 100)
-    assert ("8 lines in" in outcome.err and "are dropped (other batches)" in outcome.err) == dropped
-    assert ("going on after line 8" in outcome.err) != dropped
+    assert ("warning: the rest is in other batches than what is done" in outcome.err) == warned
+    assert "going on after line 8" in outcome.err
     assert (tmp_path / "out").read_text().count("\n") == 20
+
+
+def test_where_memory_does_not_suffice_what_is_done_stays(mt, trained, corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "WINDOW", 8)
+    translate_window = pipeline.Translator.translate
+
+    def starved(self, lines, first_number, **more):
+        if first_number == 9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return translate_window(self, lines, first_number, **more)
+
+    monkeypatch.setattr(pipeline.Translator, "translate", starved)
+    flags = ["--beam", 1, "--threads", 1, "--output", tmp_path / "out"]
+    outcome = mt("translate", "--model", trained, corpus / "test.en", *flags)
+    assert outcome.code == ExitCode.DEVICE
+    assert "hint:  use smaller batches: --batch-tokens N; 8 lines are done; the same command goes on" in outcome.err
+
+
+def test_a_text_that_changes_while_it_is_translated_is_refused(mt, trained, monkeypatch, tmp_path):
+    text = tmp_path / "text"
+    text.write_bytes(LINES)
+    translate_window = pipeline.Translator.translate
+
+    def meanwhile(self, lines, **more):
+        text.write_bytes(LINES + b"one more\n")
+        return translate_window(self, lines, **more)
+
+    monkeypatch.setattr(pipeline.Translator, "translate", meanwhile)
+    outcome = mt("translate", "--model", trained, text, "--beam", 1, "--threads", 1, "--output", tmp_path / "out")
+    assert outcome.code == ExitCode.DATA
+    assert f"error: {text} has changed while it was translated" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_lines_that_can_no_longer_be_counted_are_no_error(tmp_path):
+    assert pipeline.lines_in([tmp_path / "gone"], pipeline.EVERY_LINE) is None
 
 
 def test_batches_left_out_stay_as_they_were(interrupted, mt, trained, corpus, tmp_path, monkeypatch):
@@ -674,6 +713,16 @@ def test_devices_share_the_lines_of_one_file(start_mt, mt, trained, tmp_path):
     assert said.count(b"part ") == 3
     assert (tmp_path / "out").read_text() == (tmp_path / "alone").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out", "text"]
+
+
+def test_what_devices_have_begun_is_not_forgotten_when_there_are_others(translate_files, monkeypatch, tmp_path):
+    monkeypatch.setattr("mt.pipelines.launch.launch", lambda *arguments: 1 / 0)
+    for record in (tmp_path / "out.1-of-3.partial.json", tmp_path / "out.partial.json"):
+        record.write_text("{}")
+        outcome = translate_files("--devices", "0,1", "--output", tmp_path / "out")
+        assert outcome.code == ExitCode.USAGE
+        assert f"error: {record} belongs to a command that has not ended" in outcome.err
+        record.unlink()
 
 
 @pytest.fixture
