@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mt import files
-from mt.errors import ConfigError, DataError, ExitCode
+from mt.errors import ConfigError, DataError, ExitCode, Interrupted
 from mt.files import (
     alone_at,
     append_text,
@@ -389,6 +389,18 @@ def test_a_crash_while_filling_a_folder_leaves_the_earlier_one(tmp_path):
     write_folder(path, "later")
     assert names(tmp_path) == ["folder"]
     assert (path / "below" / "file").read_text() == "later"
+
+
+def test_a_folder_whose_filling_is_interrupted_leaves_nothing(tmp_path):
+    """What is filled may be gigabytes, under a name that nobody writes again."""
+
+    def fill(folder):
+        (folder / "half").write_text("half")
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted), atomic_directory(tmp_path / "folder") as folder:
+        fill(folder)
+    assert names(tmp_path) == []
 
 
 def test_a_crash_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):

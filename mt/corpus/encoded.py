@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from mt.corpus.tokenizer import Tokenizer
+from mt.errors import DataError
 
 BLOCK = 20_000  # sentences encoded at a time: memory stays flat, threads stay busy
 Item = TypeVar("Item")
@@ -48,6 +49,13 @@ class MappedNumbers:
         self.map.madvise(mmap.MADV_DONTNEED)
 
 
+def damaged(folder: Path) -> DataError:
+    return DataError(
+        f"the encoded text in {folder} is damaged", f"delete {folder.parent}: it is made again from the text"
+    )
+
+
+WIDTHS: dict[float, type] = {2: np.uint16, 4: np.uint32}  # by the bytes of an id
 READS_BETWEEN_RELEASES = 2_048  # of a map: each sentence may bring 64 KiB of the file into memory, or more
 
 
@@ -55,10 +63,14 @@ class EncodedSide:
     """The sentences of one side: `side[i]` is an array of ids that ends in `</s>`; `lengths` counts them."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        offsets = MappedNumbers(folder / f"{name}.offsets", np.int64)
-        self.offsets = offsets.numbers
-        width = (folder / f"{name}.ids").stat().st_size // max(1, int(self.offsets[-1]))
-        ids = MappedNumbers(folder / f"{name}.ids", np.uint16 if width == 2 else np.uint32)
+        """Raises `DataError` where a file is cut, as by an interrupted copy."""
+        try:
+            offsets = MappedNumbers(folder / f"{name}.offsets", np.int64)
+            self.offsets = offsets.numbers
+            width = (folder / f"{name}.ids").stat().st_size / max(1, int(self.offsets[-1]))
+            ids = MappedNumbers(folder / f"{name}.ids", WIDTHS[width])
+        except (ValueError, KeyError) as error:
+            raise damaged(folder) from error
         self.ids = ids.numbers
         self.lengths = np.subtract(self.offsets[1:], self.offsets[:-1], out=np.empty(len(self.offsets) - 1, np.int32))
         self.maps = (offsets, ids)
@@ -85,6 +97,8 @@ class EncodedCorpus:
     def __init__(self, folder: Path) -> None:
         self.source = EncodedSide(folder, "source")
         self.target = EncodedSide(folder, "target")
+        if len(self.source) != len(self.target):
+            raise damaged(folder)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -139,8 +153,8 @@ class SideWriter:
 
     def append(self, sentences: EncodedSentences) -> None:
         ends = self.end + sentences.lengths.cumsum()
-        sentences.ids.tofile(self.ids)
-        ends.tofile(self.offsets)
+        self.ids.write(sentences.ids.tobytes())  # `tofile` passes over a full disk
+        self.offsets.write(ends.tobytes())
         self.end += len(sentences.ids)
 
     def close(self) -> None:

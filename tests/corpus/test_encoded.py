@@ -10,6 +10,7 @@ import pytest
 from mt.corpus import encoded as module
 from mt.corpus.encoded import EncodedCorpus, encode_corpus
 from mt.corpus.tokenizer import Specials
+from mt.errors import DataError
 
 EOS = 3
 
@@ -97,6 +98,18 @@ def test_no_pairs_keep_nothing(tmp_path):
     assert (kept.shape, kept.dtype) == ((0,), np.dtype(bool))
     assert np.fromfile(tmp_path / "target.offsets", np.int64).tolist() == [0]
     assert (tmp_path / "target.ids").stat().st_size == 0
+
+
+@pytest.mark.parametrize("name", ["source.ids", "source.offsets", "target.ids", "target.offsets"])
+@pytest.mark.parametrize("left", [0, 3, 8, -8, -2])
+def test_a_file_that_was_cut_is_a_data_error_with_a_way_out(tmp_path, name, left):
+    (tmp_path / "train").mkdir()
+    encode(PAIRS * 4, tmp_path / "train")
+    path = tmp_path / "train" / name
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(DataError, match="the encoded text in .*train is damaged") as caught:
+        EncodedCorpus(tmp_path / "train")
+    assert caught.value.hint == f"delete {tmp_path}: it is made again from the text"
 
 
 def test_a_corpus_is_read_through_the_memory_map(tmp_path):

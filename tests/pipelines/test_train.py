@@ -40,6 +40,7 @@ from mt.training import update
 from mt.training.checkpoint import Checkpoints, load_tensors
 from mt.training.consistency import Consistency
 from mt.training.update import Updater
+from tests.corpus.test_variation import tokenizer_of_characters
 from tests.made_up import SPECIALS, Corpus
 
 
@@ -1767,6 +1768,15 @@ def test_what_is_not_there_to_tokenize_with_is_told_before_text_is_read(train, m
     outcome = train(tmp_path / "run", "--tokenizer", tmp_path / "none.model")
     assert outcome.code == ExitCode.MODEL
     assert str(tmp_path / "none.model") in outcome.err
+
+
+def test_a_tokenizer_without_other_pieces_is_refused_before_the_run_begins(train, tmp_path):
+    (tmp_path / "characters.model").write_bytes(tokenizer_of_characters().model)
+    flags = ["--tokenizer", tmp_path / "characters.model", "--set", "training.sampling_alpha=0.3"]
+    outcome = train(tmp_path / "run", *flags)
+    assert outcome.code == ExitCode.USAGE
+    assert "error: this tokenizer has no other pieces to draw" in outcome.err
+    assert not (tmp_path / "run" / "run.toml").exists()
 
 
 def test_the_last_updates_are_logged_too(train, tmp_path):

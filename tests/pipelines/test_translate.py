@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -852,6 +853,23 @@ def test_an_ensemble_is_neither_of_its_models_and_has_no_order(mt, trained, othe
     assert scores[2] == pytest.approx(scores[3], abs=1e-3)
     assert scores[2] != pytest.approx(scores[0], abs=1e-3)
     assert scores[2] != pytest.approx(scores[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(("languages", "warned"), [(("de", "en"), True), (("en", "de"), False), (("", ""), False)])
+def test_models_of_other_languages_are_an_ensemble_with_a_warning(mt, trained, tmp_path, languages, warned):
+    for name, pair in {"one": ("en", "de"), "other": languages}.items():
+        shutil.copytree(trained, tmp_path / name)
+        change_config(tmp_path / name, languages=dict(zip(("source", "target"), pair, strict=True)))
+    models = ["--model", tmp_path / "one", "--model", tmp_path / "other"]
+    outcome = mt("translate", *models, "--beam", 1, "--threads", 1, stdin=LINES)
+    assert outcome.code == 0, outcome.err
+    assert ("translate from and to other languages" in outcome.err) == warned
+
+
+def test_no_devices_are_refused_and_not_passed_over(translate_files, tmp_path):
+    outcome = translate_files("--devices", "", "--output", tmp_path / "out")
+    assert outcome.code == ExitCode.USAGE
+    assert "is not a list of different numbers" in outcome.err
 
 
 def test_models_with_different_tokenizers_are_no_ensemble(mt, trained, train, tmp_path):
