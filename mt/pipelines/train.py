@@ -132,6 +132,8 @@ def prepare_to_begin(run: RunFolder, request: TrainRequest) -> Ready:
     start = load_model(request.start_from) if request.start_from else None
     settings = with_origin(request.settings, start) if start else request.settings
     check_settings(settings)
+    for path in settings.said()["tokenizer"].get("files", []):
+        Tokenizer.load(Path(path))  # told before any text is read, too
     compute = choose_compute(settings)
     check_output(run, cache_folder(run, settings), overwrite=request.overwrite)
     texts = Texts.of(run, settings)
@@ -187,14 +189,12 @@ def provenance(prepared: PreparedRun, settings: Settings, texts: Texts, start: L
 
 
 def check_settings(settings: Settings) -> None:
-    """Build the recipe for made-up facts and look for tokenizers, so that mistakes are told before any text is read.
+    """Build the recipe for made-up facts, so that what cannot be done is refused before any text is read.
 
     The facts are those of a large corpus: choices meant for little text could clash with what was said.
     """
     facts = CorpusFacts(pairs=10**7, target_tokens=10**8, vocabularies=(8_000, 8_000), languages=("", ""))
     tokenizer = resolve_tokenizer(settings, facts.pairs, same_script=True)
-    for path in tokenizer.files:
-        Tokenizer.load(Path(path))
     config = resolve(settings, tokenizer, facts, Compute(torch.device("cpu"), "fp32"), threads=1)
     if config.training.tensorboard:
         import_writer()

@@ -1770,6 +1770,14 @@ def test_what_is_not_there_to_tokenize_with_is_told_before_text_is_read(train, m
     assert str(tmp_path / "none.model") in outcome.err
 
 
+def test_a_run_goes_on_without_the_file_that_its_tokenizer_came_from(train, mt, trained, tmp_path):
+    shutil.copy(trained / "tokenizer.model", tmp_path / "given.model")
+    assert train(tmp_path / "run", "--tokenizer", tmp_path / "given.model", steps=2).code == 0
+    (tmp_path / "given.model").unlink()
+    outcome = mt("train", "--output", tmp_path / "run", "--max-steps", 3)
+    assert outcome.code == 0, outcome.err
+
+
 def test_a_tokenizer_without_other_pieces_is_refused_before_the_run_begins(train, tmp_path):
     (tmp_path / "characters.model").write_bytes(tokenizer_of_characters().model)
     flags = ["--tokenizer", tmp_path / "characters.model", "--set", "training.sampling_alpha=0.3"]
