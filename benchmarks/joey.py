@@ -208,6 +208,7 @@ class JoeyTraining:
 
     def settings(self) -> dict[str, Any]:
         said = self.configuration()
+        said["testing"].pop("load_model", None)  # a temporary file: `weights` says which
         return {name: said[name] for name in ("model", "training", "testing")} | {
             "minutes": self.schedule.minutes,
             "seed": self.schedule.seed,
