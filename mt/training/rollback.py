@@ -26,6 +26,8 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) ->
         raise diverged(progress)
     kept = {step for step in steps if step <= chosen}
     earlier = Progress.of(checkpoints.load(chosen, learned))
+    if (earlier.max_steps, earlier.max_minutes) != (progress.max_steps, progress.max_minutes):
+        earlier.decay = None  # planned towards another limit, as a cosine is from its first step
     earlier = replace(
         earlier,
         rollbacks=[*progress.rollbacks, chosen],

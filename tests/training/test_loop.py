@@ -27,6 +27,7 @@ from mt.training.consistency import Consistency
 from mt.training.loop import Meter, Trainer
 from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import Decay, OptimizerConfig, make_optimizer
+from mt.training.rollback import roll_back
 from mt.training.update import DoesNotFit, Outcome, Updater
 
 V = 11
@@ -438,6 +439,16 @@ def test_what_training_goes_back_to_is_the_checkpoint_and_nothing_later_is_left(
     assert record["best"][0][1] == 20
     assert record["guard"] == plain.progress.record()["guard"]
     assert record["published"] == 8  # the score at step 40, whose weights stay the ones to use
+
+
+@pytest.mark.parametrize(("limit_now", "decay"), [(10, Decay(0, 10)), (20, None)])
+def test_a_decay_towards_a_limit_of_before_is_not_gone_back_to(tmp_path, limit_now, decay):
+    trainer = make_trainer(tmp_path, max_steps=10, schedule="cosine", progress=Progress(max_steps=10))
+    trainer.run()
+    trainer.progress.max_steps = limit_now
+    roll_back(trainer.progress, trainer.checkpoints, trainer.learned)
+    assert trainer.progress.rollbacks == [10]
+    assert trainer.progress.decay == decay
 
 
 @pytest.mark.parametrize("crash", ["before later checkpoints are deleted", "right after"])
