@@ -105,7 +105,7 @@ def choose(device: str, precision: str, threads: int, *, training: bool) -> Comp
         raise ConfigError(f"--precision {precision} is none of {', '.join(precisions)}")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise DeviceError("no CUDA device is available here", "leave --device out, or use --device cpu")
+        raise DeviceError("no CUDA device is available here", "use --device cpu, or --device auto")
     if device == "auto":
         device = "cuda" if available else "cpu"
     if precision == "auto":

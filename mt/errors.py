@@ -56,13 +56,13 @@ class DeviceError(MTError):
 
 
 class Interrupted(MTError):
-    """The user (Ctrl-C) or the system (SIGTERM) asked the program to stop, and it stopped cleanly."""
+    """The user (Ctrl-C) or the system (SIGTERM) asked the program to stop."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
-# In RuntimeErrors of, in this order: torch's allocator on the CPU, the same on Windows, cuBLAS, CUDA and Triton.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+# In RuntimeErrors of, in this order: torch's allocator on the CPU, cuBLAS, CUDA and Triton.
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -20,8 +20,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from mt.errors import ConfigError, DataError, MTError, UnreadableText
 
 logger = logging.getLogger(__name__)
@@ -242,17 +240,28 @@ def claim(path: Path) -> int:
     Raises `DataError` where another process has locked it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:  # whoever had it may have finished just now, and renamed it
+        own = try_to_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        own = False
+    if not own:
+        os.close(descriptor)
+        raise DataError(f"another process writes {path}", "wait until it has ended, or choose another --output")
+    return descriptor
+
+
+def try_to_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False where another process has locked it.
+
+    A file system without locks locks nothing.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            raise BlockingIOError  # whoever had it has finished just now, and renamed it
-    except (BlockingIOError, PermissionError, FileNotFoundError) as error:
-        os.close(descriptor)
-        hint = "wait until it has ended, or choose another --output"
-        raise DataError(f"another process writes {path}", hint) from error
+    except (BlockingIOError, PermissionError):
+        return False
     except OSError:
-        pass  # a file system without locks
-    return descriptor
+        pass
+    return True
 
 
 @contextmanager
@@ -280,7 +289,6 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     place, (partial, record) = behind_links(path), unfinished(path)
-    own = False
     try:
         if not can_be_replaced(path):
             with suppress(BrokenPipeError), open(path, mode.replace("w", "a"), **text) as stream:  # type: ignore[call-overload]
@@ -288,20 +296,23 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         with open(claim(partial), mode, **text) as stream:  # type: ignore[call-overload]
-            own = True
-            record.unlink(missing_ok=True)  # it speaks of another file from now on
-            stream.truncate(0)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.replace(partial, place)  # while it is claimed
+            if record.exists():
+                logger.warning("what an interrupted command has left in %s is dropped", partial)
+                record.unlink()  # it would speak of another file from now on
+            try:  # what has to happen while it is claimed
+                stream.truncate(0)
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+                os.replace(partial, place)
+            except OSError:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
             flush_to_disk(place.parent)
     except BrokenPipeError:
         raise
     except OSError as error:
-        if own:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
         raise writing_error(path, error) from error
 
 
@@ -345,18 +356,16 @@ def alone_at(path: Path) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        if not try_to_lock(descriptor):
             logger.info("another process writes %s: waiting for it", path)
-            lock.acquire()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         raise writing_error(path, error) from error
     try:
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 def append_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from mt.errors import ConfigError
 
 AUTO = "auto"
 Values = dict[str, Any]
-Record = TypeVar("Record")
+Section = TypeVar("Section")
 
 
 def auto() -> Any:
@@ -31,8 +31,6 @@ def defaults(section: type) -> Values:
     for item in dataclasses.fields(section):
         if item.metadata.get(AUTO):
             values[item.name] = AUTO
-        elif item.default_factory is not dataclasses.MISSING:
-            values[item.name] = item.default_factory()
         else:
             values[item.name] = item.default
     return values
@@ -62,7 +60,7 @@ def convert(value: Any, wanted: Any, name: str) -> Any:
     return value
 
 
-def build(section: type[Record], values: Values, name: str) -> Record:
+def build(section: type[Section], values: Values, name: str) -> Section:
     """The dataclass `section` from complete plain values, checked for unknown keys and wrong types."""
     types = typing.get_type_hints(section)
     for key in values:
@@ -80,7 +78,7 @@ def plain(record: Any) -> Values:
 def read_toml(path: Path) -> Values:
     """A TOML file as a dictionary; raises `ConfigError` with the place of what is wrong."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

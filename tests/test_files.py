@@ -26,6 +26,7 @@ from mt.files import (
     open_binary,
     read_json,
     read_lines,
+    unfinished,
     write_json,
     write_text,
 )
@@ -33,6 +34,17 @@ from mt.files import (
 ROOT = Path(__file__).parents[1]
 THREE_LINES = b"eins\nzwei\ndrei\n"
 MANY_LINES = b"".join(b"line %d of many\n" % number for number in range(20_000))
+
+
+def test_unfinished_work_is_not_written_over_silently(tmp_path, caplog):
+    partial, record = unfinished(tmp_path / "out")
+    partial.write_bytes(THREE_LINES)
+    record.write_text("{}")
+    with atomic_file(tmp_path / "out") as stream:
+        stream.write("new\n")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "new\n"
+    assert caplog.messages == [f"what an interrupted command has left in {partial} is dropped"]
 
 
 def test_one_process_at_a_time_is_in_the_block_of_a_path(tmp_path, caplog):

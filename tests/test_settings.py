@@ -117,6 +117,8 @@ def test_a_toml_file_is_read_and_its_mistake_has_a_place(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text("[kitchen]\novens = 3\n")
     assert read_toml(path) == {"kitchen": {"ovens": 3}}
+    path.write_text("\ufeff[kitchen]\novens = 3\n", encoding="utf-8")  # a mark of some editors
+    assert read_toml(path) == {"kitchen": {"ovens": 3}}
     path.write_text("[kitchen]\novens = \n")
     with pytest.raises(ConfigError, match=r"recipe\.toml is not TOML: .*line 2"):
         read_toml(path)

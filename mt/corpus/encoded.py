@@ -49,10 +49,9 @@ class MappedNumbers:
         self.map.madvise(mmap.MADV_DONTNEED)
 
 
-def damaged(folder: Path) -> DataError:
-    return DataError(
-        f"the encoded text in {folder} is damaged", f"delete {folder.parent}: it is made again from the text"
-    )
+def damaged(part: Path) -> DataError:
+    """The error for a part of a folder of encoded corpora that is not as it was written."""
+    return DataError(f"the encoded text in {part} is damaged", f"delete {part.parent}: it is made again from the text")
 
 
 WIDTHS: dict[float, type] = {2: np.uint16, 4: np.uint32}  # by the bytes of an id
@@ -63,13 +62,13 @@ class EncodedSide:
     """The sentences of one side: `side[i]` is an array of ids that ends in `</s>`; `lengths` counts them."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Raises `DataError` where a file is cut, as by an interrupted copy."""
+        """Raises `DataError` where a file is cut or absent, as after an interrupted copy."""
         try:
             offsets = MappedNumbers(folder / f"{name}.offsets", np.int64)
             self.offsets = offsets.numbers
             width = (folder / f"{name}.ids").stat().st_size / max(1, int(self.offsets[-1]))
             ids = MappedNumbers(folder / f"{name}.ids", WIDTHS[width])
-        except (ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise damaged(folder) from error
         self.ids = ids.numbers
         self.lengths = np.subtract(self.offsets[1:], self.offsets[:-1], out=np.empty(len(self.offsets) - 1, np.int32))

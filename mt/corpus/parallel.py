@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from mt.errors import ConfigError, DataError
-from mt.files import read_lines
+from mt.files import COMPRESSED, read_lines
 
 Pair = tuple[str, str]  # source line, target line
 
@@ -75,7 +75,7 @@ def sampling_weights(corpora: Sequence[CorpusFiles], pairs: Sequence[int], tempe
 
 def language_of(path: Path) -> str:
     """The ISO 639 code that a file name ends in (`train.de`, `train.de.gz`), in lower case, or "" when it has none."""
-    if path.suffix in (".gz", ".zst"):
+    if path.suffix in COMPRESSED:
         path = path.with_suffix("")
     code = path.suffix.removeprefix(".").lower()
     return code if code in LANGUAGES else ""

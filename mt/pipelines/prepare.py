@@ -9,20 +9,20 @@ import json
 import logging
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mt.corpus.encoded import EncodedCorpus, encode_corpus
+from mt.corpus.encoded import EncodedCorpus, damaged, encode_corpus
 from mt.corpus.noise import noisy
 from mt.corpus.parallel import CorpusFiles, sampling_weights
 from mt.corpus.tokenizer import Specials, Tokenizer, TokenizerConfig, train_tokenizer
 from mt.decoding.search import SearchConfig
 from mt.device import Compute, usable_threads
-from mt.errors import ConfigError, DataError
+from mt.errors import DataError
 from mt.files import alone_at, atomic_directory, read_json, read_lines, write_json, write_text
 from mt.pipelines.recipe import (
     CorpusFacts,
@@ -37,7 +37,6 @@ from mt.pipelines.recipe import (
 from mt.pipelines.run_folder import LoadedModel, RunFolder, load_tokenizers
 from mt.pipelines.texts import CheckedText, Texts, cache_folder, check_text
 from mt.settings import Values, build, defaults
-from mt.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -179,16 +178,26 @@ def longest_ratio(source_lengths: np.ndarray, target_lengths: np.ndarray) -> flo
 
 
 def read_prepared(folder: Path, corpora: list[CorpusFiles], temperature: float) -> PreparedData:
-    facts = EncodedFacts(**read_json(folder / FACTS))
+    """Raises `DataError` where a part of it is damaged or absent."""
+    known = {item.name for item in fields(EncodedFacts)}  # a later mt may have written more
+    try:
+        record = read_json(folder / FACTS)
+        facts = EncodedFacts(**{key: value for key, value in record.items() if key in known})
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(folder / FACTS) from error
+    train, valid = EncodedCorpus(folder / "train"), EncodedCorpus(folder / "valid")
+    sources, references = (list(read_lines(folder / name)) for name in ("valid.source", "valid.target"))
+    if not len(valid) <= len(sources) == len(references):
+        raise damaged(folder / "valid.*")
     weights = None
     of_corpora = sampling_weights(corpora, facts.pairs_of_corpora, temperature)
     if any(weight != 1 for weight in of_corpora):
         weights = np.repeat(of_corpora, facts.pairs_of_corpora)
     return PreparedData(
-        train=EncodedCorpus(folder / "train"),
-        valid=EncodedCorpus(folder / "valid"),
-        valid_sources=list(read_lines(folder / "valid.source")),
-        valid_references=list(read_lines(folder / "valid.target")),
+        train=train,
+        valid=valid,
+        valid_sources=sources,
+        valid_references=references,
         facts=facts,
         weights=weights,
     )
@@ -219,7 +228,7 @@ def prepare_new(
 
     Of the run folder only the cache is written; an earlier run stays as it is.
     """
-    seed, _ = seed_and_threads(settings)
+    seed = seed_of(settings)
     checked = check_text(texts, undecided_data(settings).rules, seed=seed)
     tokenizer_config = resolve_tokenizer(settings, checked.pairs, same_script=checked.same_script())
     # Decided once, for the tokenizer and the model: after encoding there may be fewer pairs.
@@ -231,10 +240,9 @@ def prepare_new(
         tokenizers = make_tokenizers(checked, tokenizer_config, seed=seed, noise_rate=noise_rate)
     if tokenizer_config.files:
         warn_of_unused(settings.said()["tokenizer"], tokenizers)
-    check_directions(settings, tokenizers)
     if alpha := settings.said()["training"].get("sampling_alpha"):
         for tokenizer in tokenizers:
-            tokenizer.sample(["a"], alpha, seed)  # refuses where it cannot
+            tokenizer.sample(["a"], alpha, seed=1)  # refuses where it cannot
     data = read_or_encode(run, settings, texts, tokenizers, checked)
     source, target = texts.languages()
     if start:
@@ -299,18 +307,12 @@ def warn_of_other_languages(data: DataConfig, start: LoadedModel) -> None:
         logger.warning("the text is %s; the run that --from names translates %s", "-".join(now), before)
 
 
-def check_directions(settings: Settings, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
-    """Raise `ConfigError` where both directions are to be learned and each side has a tokenizer of its own."""
-    if settings.said()["training"].get("bidirectional_epochs") and tokenizers[0] is not tokenizers[1]:
-        raise ConfigError(
-            "training.bidirectional_epochs needs one tokenizer for both sides; here each side has its own",
-            "leave it out, or train with one: --set tokenizer.joint=true",
-        )
+def seed_of(settings: Settings) -> int:
+    return int(settings.section("training", {})["seed"])
 
 
-def seed_and_threads(settings: Settings) -> tuple[int, int]:
-    said = settings.said()["training"]
-    return (defaults(TrainingConfig) | said)["seed"], said.get("threads") or usable_threads()
+def threads_of(settings: Settings) -> int:
+    return settings.said()["training"].get("threads") or usable_threads()
 
 
 def undecided_data(settings: Settings) -> DataConfig:
@@ -332,7 +334,7 @@ def read_or_encode(
     checked: CheckedText | None = None,
 ) -> PreparedData:
     """The encoded corpora from the cache, where they are put first if they are not there."""
-    data, (seed, threads) = undecided_data(settings), seed_and_threads(settings)
+    data, seed = undecided_data(settings), seed_of(settings)
     rules = {"rules": data.rules.as_key(), "max_tokens": data.max_tokens, "train": len(texts.train)}
     key = cache_key(texts.checksums, tokenizers, **rules, held_out=None if texts.valid else seed)
     folder = cache_folder(run, settings) / key
@@ -341,6 +343,7 @@ def read_or_encode(
         with alone_at(folder):
             if not written.is_file():  # nor has been written by another run meanwhile
                 checked = checked or check_text(texts, data.rules, seed=seed)
+                threads = threads_of(settings)
                 encode_text(texts, checked, folder, tokenizers, max_tokens=data.max_tokens, threads=threads)
     texts.remembered.save()
     prepared = read_prepared(folder, texts.train, data.temperature)
@@ -371,4 +374,4 @@ def complete_recipe(
     tokenizer = replace(tokenizer, joint=tokenizers[0] is tokenizers[1])
     if tokenizer.files and "vocabulary_size" not in settings.said()["tokenizer"]:
         tokenizer = replace(tokenizer, vocabulary_size=tokenizers[1].size)  # the recipe says what they have
-    return resolve(settings, tokenizer, facts, compute, seed_and_threads(settings)[1])
+    return resolve(settings, tokenizer, facts, compute, threads_of(settings))

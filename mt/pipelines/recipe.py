@@ -258,6 +258,11 @@ def resolve_tokenizer(settings: Settings, pairs: int, same_script: bool) -> Toke
             f"tokenizer.joint is {str(config.joint).lower()}, and --tokenizer gives {len(set(files))}",
             "give one tokenizer for both sides, or two: source, then target",
         )
+    if settings.said()["training"].get("bidirectional_epochs") and not config.joint:
+        raise ConfigError(
+            "training.bidirectional_epochs needs one tokenizer for both sides; here each side has its own",
+            "leave it out, or train with one: --set tokenizer.joint=true",
+        )
     return config
 
 
@@ -306,7 +311,7 @@ def resolve_data(settings: Settings, facts: CorpusFacts, compute: Compute) -> Da
 
 def cleaning_rules(settings: Settings) -> CleaningRules:
     """Those of the preset that is asked for."""
-    name = settings.said()["data"].get("clean", defaults(DataConfig)["clean"])
+    name = settings.section("data", {})["clean"]
     if name not in CLEANING:
         raise ConfigError(f"--clean {name} is none of {', '.join(CLEANING)}")
     return CLEANING[name]

@@ -11,7 +11,7 @@ from mt.model.config import DROPOUTS, PRESETS, ModelConfig
 from mt.pipelines.recipe import LANGUAGES, VOCABULARY_FIELDS, Settings, differences
 from mt.pipelines.run_folder import PREPARATIONS, RESULTS, LoadedModel, RunFolder
 from mt.settings import AUTO, Values
-from mt.training.budget import MAX_STEPS, NO_GAIN, Progress
+from mt.training.budget import MAX_STEPS, NO_GAIN, Progress, limits_changed
 from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,6 @@ def check_output(run: RunFolder, cache: Path, *, overwrite: bool) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise ModelError(f"{run.path} is not a folder", "choose another --output")
     folder, cache = run.path.resolve(), cache.resolve()
-    if cache == folder:
-        raise ConfigError(f"the cache would be the run folder itself, {run.path}", "leave --cache out: it has its own")
     if run.recipe.is_file() and not overwrite:
         raise ModelError(f"another process has begun a run in {run.path}", "run the command again to go on with it")
     known = PREPARATIONS | RESULTS if overwrite else PREPARATIONS
@@ -96,6 +94,15 @@ def check_started_from(run: RunFolder, start_from: Path) -> None:
         raise ConfigError(
             f"{run.path} is already a run, and not one begun --from {start_from}",
             "leave --from out to go on with it, or choose another --output",
+        )
+
+
+def check_checkpoints(run: RunFolder) -> None:
+    """Raise `ModelError` where a trained run has lost its checkpoints: to begin at step 0 would replace its model."""
+    if run.model.is_file() and not Checkpoints(run.path).steps():
+        raise ModelError(
+            f"{run.path} has a model and no checkpoints to go on from",
+            "to train on from its weights give --from and another --output; --overwrite starts anew",
         )
 
 
@@ -153,11 +160,6 @@ def raised(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
     return any(b and (not n or n > b) for b, n in zip(before, now, strict=True))
 
 
-def limits_changed(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
-    """Whether a limit of steps or minutes that there was is now another one, or gone."""
-    return any(b and n != b for b, n in zip(before, now, strict=True))
-
-
 def finished(run: RunFolder, settings: Settings) -> str:
     """Why the run has ended; "" when it has not, or when the limit or the patience that ended it has been raised."""
     checkpoints = Checkpoints(run.path)
@@ -167,6 +169,8 @@ def finished(run: RunFolder, settings: Settings) -> str:
     except ModelError:
         return ""  # `restore` looks for an earlier one
     reason = state.get("finished", "")
+    if not reason:
+        return ""
     if reason.startswith(NO_GAIN):
         patience = settings.said()["validation"].get("patience", 0)
         goes_on = not patience or patience > state["validations_without_gain"]

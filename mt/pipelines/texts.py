@@ -13,7 +13,7 @@ from mt.corpus.casing import without_capitals
 from mt.corpus.cleaning import CleaningRules, check_files, hold_out, overlap, report_lines
 from mt.corpus.parallel import CorpusFiles, Pair, language_of, read_pairs
 from mt.corpus.tokenizer import script_of
-from mt.errors import DataError
+from mt.errors import ConfigError, DataError
 from mt.files import can_be_read_only_once
 from mt.pipelines.checksums import Checksums
 from mt.pipelines.recipe import Settings, corpus_files
@@ -71,7 +71,10 @@ def changed(name: str) -> DataError:
 
 
 def cache_folder(run: RunFolder, settings: Settings) -> Path:
+    """Where encoded text is kept; raises `ConfigError` for the run folder itself, which holds other things."""
     given = settings.said()["data"].get("cache")
+    if given and Path(given).resolve() == run.path.resolve():
+        raise ConfigError(f"the cache would be the run folder itself, {run.path}", "leave --cache out: it has its own")
     return Path(given) if given else run.cache
 
 
@@ -117,6 +120,10 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
             logger.info("  %s", line)
         for warning in reports[-1].warnings:
             logger.warning("%s: %s", corpus.name, warning)
+    if not any(report.kept.any() for report in reports):
+        findings = [finding for report in reports for finding in report.findings if finding.dropped and finding.count]
+        dropped = ", ".join(f"{finding.rule}: {finding.count:,}" for finding in findings)
+        raise DataError("no usable pairs are left to train on", f"what was dropped: {dropped}" if dropped else "")
     rows = [report.kept.copy() for report in reports]
     if valid:
         pairs: list[Pair] = []
@@ -141,8 +148,6 @@ def check_text(texts: Texts, rules: CleaningRules, *, seed: int) -> CheckedText:
         chosen = set(held.tolist())
         pairs = [pair for number, pair in enumerate(read_pairs(train[0])) if number in chosen]
         logger.info("%s pairs held out of %s for validation", f"{len(pairs):,}", train[0].name)
-    if not any(row.any() for row in rows):
-        raise DataError("no usable pairs are left to train on", "the table above says what was dropped")
     if not pairs:
         raise DataError("no pairs are left to validate on", "in each of the validation text one side is empty")
     return CheckedText(train, rows, pairs, sum(report.characters for report in reports))
