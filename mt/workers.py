@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CAN_FORK = sys.platform == "linux"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that are handled; not SIGHUP, which nohup has had ignored
 
 
 class Workers(Generic[Item, Result]):

@@ -72,7 +72,7 @@ def run_work(given: Settings, path: Path) -> Work:
     tokenizers = load_tokenizers(run, run.read_config())
     saved, said = run.read_recipe(), run.read_provenance()["settings"].get("training", {})
     for key in CHOSEN_ANEW:
-        if key not in said:
+        if key not in said or key in ("device", "threads"):  # those of this machine are meant
             saved["training"].pop(key, None)  # older recipes lack some
     settings = Settings()
     settings.add(saved, str(run.recipe))

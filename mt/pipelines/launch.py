@@ -18,9 +18,8 @@ from mt.pipelines.resumable import earlier_work, join
 from mt.pipelines.run_folder import RunFolder
 from mt.pipelines.shards import Shard, check_divisible
 from mt.pipelines.translate import SearchRequest, check
-from mt.workers import end_with_parent
+from mt.workers import SIGNALS, end_with_parent
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that the launcher takes over; not SIGHUP, which nohup has had ignored
 RUN_ID = "TORCHELASTIC_RUN_ID"  # what the launcher tells each process
 OWN = "mt-"  # its prefix where `launch` has set it; the number of the launcher's process follows
 

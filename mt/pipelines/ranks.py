@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -148,18 +148,17 @@ class Ranks:
 
     def maximum(self, *values: float) -> list[float]:
         """Of each value the greatest that a rank has."""
-        if self.count == 1:
-            return list(values)
-        shared = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-        return shared.tolist()
+        return self.reduced(values, distributed.ReduceOp.MAX)
 
     def sum(self, *values: float) -> list[float]:
         """Of each value the sum over the ranks."""
+        return self.reduced(values, distributed.ReduceOp.SUM)
+
+    def reduced(self, values: Sequence[float], operation: Any) -> list[float]:
         if self.count == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(shared)
+        distributed.all_reduce(shared, operation)
         return shared.tolist()
 
     def share(self, items: list[Value]) -> list[Value]:

@@ -6,7 +6,7 @@ Where it is asked for, the numbers go to TensorBoard too.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -17,8 +17,7 @@ from mt.pipelines.pace import duration
 from mt.pipelines.recipe import RunConfig
 from mt.pipelines.tensorboard import Board
 from mt.training.budget import Progress as TrainingProgress
-
-Record = dict[str, Any]
+from mt.training.budget import Record
 
 
 def recipe_line(config: RunConfig) -> str:

@@ -16,16 +16,17 @@ from mt.corpus.batching import Batcher, BatchSampler
 from mt.corpus.encoded import BothWays, Pairs
 from mt.corpus.tokenizer import Tokenizer
 from mt.corpus.variation import Variation
-from mt.device import Compute, choose, keep_freed_memory, launch_number, usable_threads
+from mt.device import Compute, choose, keep_freed_memory, launch_number
 from mt.errors import ConfigError, Interrupted, ModelError
 from mt.files import claimed, write_text
 from mt.model.attention import MultiHeadAttention, explicit_in_float32
 from mt.model.transformer import Transformer
-from mt.pipelines.prepare import PreparedData, PreparedRun, begin, prepare_again, prepare_new, shares
+from mt.pipelines.prepare import PreparedData, PreparedRun, begin, prepare_again, prepare_new, shares, threads_of
 from mt.pipelines.ranks import ALONE, Ranks, SharedCheckpoints, SharedClock, SharedUpdater
 from mt.pipelines.recipe import CorpusFacts, RunConfig, Settings, corpus_files, resolve, resolve_tokenizer
 from mt.pipelines.reporting import Log, RunLog, Silence, recipe_line
 from mt.pipelines.resume import (
+    check_checkpoints,
     check_output,
     check_started_from,
     check_unchanged,
@@ -51,6 +52,7 @@ from mt.training.memory import tokens_that_fit
 from mt.training.moving_average import MovingAverage
 from mt.training.optimizer import make_optimizer
 from mt.training.update import Updater
+from mt.workers import SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,8 @@ def train(request: TrainRequest) -> None:
             ready = None
         if ready:
             stack.enter_context(ranks.connected(ready.prepared.config.training.timeout_seconds))
-            fit(run, ready, ranks, request)
+            asked = stack.enter_context(stop_on_signals())
+            fit(run, ready, ranks, request, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,9 @@ def prepare_to_begin(run: RunFolder, request: TrainRequest) -> Ready:
     start = load_model(request.start_from) if request.start_from else None
     settings = with_origin(request.settings, start) if start else request.settings
     check_settings(settings)
-    for path in settings.said()["tokenizer"].get("files", []):
-        Tokenizer.load(Path(path))  # told before any text is read, too
+    if not start:
+        for path in settings.said()["tokenizer"].get("files", []):
+            Tokenizer.load(Path(path))  # told before any text is read, too
     compute = choose_compute(settings)
     check_output(run, cache_folder(run, settings), overwrite=request.overwrite)
     texts = Texts.of(run, settings)
@@ -144,6 +148,7 @@ def prepare_to_begin(run: RunFolder, request: TrainRequest) -> Ready:
 def prepare_to_go_on(run: RunFolder, request: TrainRequest) -> Ready | None:
     if request.start_from:
         check_started_from(run, request.start_from)
+    check_checkpoints(run)
     origin = unused_origin(run)
     start = load_model(origin) if origin else None
     settings = continued_settings(run, request.settings)
@@ -164,11 +169,9 @@ def prepare_to_go_on(run: RunFolder, request: TrainRequest) -> Ready | None:
 def tell_of_intervals(run: RunFolder, said: Settings, training: TrainingConfig) -> None:
     """Say that validation comes more or less often from now on, where another limit has brought that about."""
     key = "validate_every_steps"
-    before = run.read_recipe()["training"][key]
-    if key not in said.said()["training"] and before != training.validate_every_steps:
-        logger.info(
-            "validation comes every %s steps now; before, every %s", f"{training.validate_every_steps:,}", before
-        )
+    before, now = run.read_recipe()["training"].get(key), training.validate_every_steps
+    if before and before != now and key not in said.said()["training"]:
+        logger.info("validation comes every %s steps now; before, every %s", f"{now:,}", f"{before:,}")
 
 
 def origin_comment(run: RunFolder) -> str:
@@ -202,12 +205,14 @@ def check_settings(settings: Settings) -> None:
 
 def choose_compute(settings: Settings) -> Compute:
     said = settings.said()["training"]
-    threads = said.get("threads") or usable_threads()
-    return choose(said.get("device", AUTO), said.get("precision", AUTO), threads, training=True)
+    return choose(said.get("device", AUTO), said.get("precision", AUTO), threads_of(settings), training=True)
 
 
-def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> None:
-    """Build the model, train it from the last checkpoint on, and leave the best weights in the run folder."""
+def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest, asked: Callable[[], bool]) -> None:
+    """Build the model, train it from the last checkpoint on, and leave the best weights in the run folder.
+
+    Stops early, when all is saved, once `asked` says that it is to.
+    """
     prepared, compute, config = ready.prepared, ready.compute, ready.prepared.config
     torch.manual_seed(config.training.seed)
     updater = make_updater(config, compute, ready.start, ranks)
@@ -229,27 +234,26 @@ def fit(run: RunFolder, ready: Ready, ranks: Ranks, request: TrainRequest) -> No
                 save_tensors(run.model, weights(model))
 
         validation = Validation(run, prepared, model, compute, progress, clock, ranks)
-        with stop_on_signals() as asked:
-            trainer = Trainer(
-                updater=updater,
-                learned=learned,
-                updates=partial(batcher.updates, sampler),
-                validate=validation,
-                publish=publish,
-                log=log,
-                checkpoints=checkpoints,
-                config=config.training,
-                optimizer_config=config.optimizer,
-                validation=config.validation,
-                budget=Budget(config.training, config.optimizer, progress, clock, closing_validations(config)),
-                interrupted=lambda: clock.agree(asked()),
-            )
-            try:
-                reason = train_to_the_end(trainer, validation, run, ranks)
-            except Interrupted as stopped:
-                if not run.model.exists():
-                    publish()
-                raise Interrupted(stopped.message, f"to go on: mt train --output {run.path}") from stopped
+        trainer = Trainer(
+            updater=updater,
+            learned=learned,
+            updates=partial(batcher.updates, sampler),
+            validate=validation,
+            publish=publish,
+            log=log,
+            checkpoints=checkpoints,
+            config=config.training,
+            optimizer_config=config.optimizer,
+            validation_config=config.validation,
+            budget=Budget(config.training, config.optimizer, progress, clock, closing_validations(config)),
+            interrupted=lambda: clock.agree(asked()),
+        )
+        try:
+            reason = train_to_the_end(trainer, validation, run, ranks)
+        except Interrupted as stopped:
+            if not run.model.exists():
+                publish()
+            raise Interrupted(stopped.message, f"to go on: mt train --output {run.path}") from stopped
     warn_of_few_steps(progress.step, config.optimizer.warmup_steps)
     logger.info(
         "finished (%s) after %s steps; %s on validation %.2f; the model is in %s",
@@ -263,7 +267,7 @@ def train_to_the_end(trainer: Trainer, validation: Validation, run: RunFolder, r
     trainer.stop_if_asked()
     choose_weights(trainer, run, ranks)
     trainer.stop_if_asked()
-    if trainer.validation.tune_length_penalty:
+    if trainer.validation_config.tune_length_penalty:
         choose_length_penalty(trainer, validation, run, ranks)
     trainer.finish(reason)
     return reason
@@ -427,7 +431,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         elif time.monotonic() - first > ONE_REQUEST_SECONDS:
             raise Interrupted("stopped before everything was saved")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield lambda: asked  # whether a signal has come
     finally:

@@ -159,7 +159,7 @@ def judged(trainer: Trainer, name: str, tensors: dict[str, Tensor], event: Recor
     load_weights(trainer.model, tensors, name)
     trainer.model.eval()
     scores = trainer.validate()
-    return Candidate(name, tensors, trainer.validation.score(scores), {"kind": "event", **event, **scores})
+    return Candidate(name, tensors, trainer.validation_config.score(scores), {"kind": "event", **event, **scores})
 
 
 def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
@@ -184,7 +184,7 @@ def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
     if len(candidates) > 1 or not better:
         scores = ", ".join(f"{candidate.name} {abs(candidate.score):.2f}" for candidate in candidates)
         verdict = f"{chosen.name} is kept" if better else f"what was kept before stays: it had {abs(kept):.2f}"
-        logger.info("%s on validation: %s; %s", trainer.validation.metric, scores, verdict)
+        logger.info("%s on validation: %s; %s", trainer.validation_config.metric, scores, verdict)
     if better:
         trainer.progress.published = chosen.score
         if ranks.first:
@@ -194,7 +194,9 @@ def choose_weights(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
 
 def closing_validations(config: RunConfig) -> float:
     """What comes after the last update, in validations: the last one, those of averages, a search with more beams."""
-    return 2.5 + bool(config.training.ema_decay) + 5 * config.validation.tune_length_penalty
+    last, averages, reserve = 1.0, 1.0 + bool(config.training.ema_decay), 0.5
+    wider_search = 5.0 * config.validation.tune_length_penalty
+    return last + averages + reserve + wider_search
 
 
 def choose_length_penalty(trainer: Trainer, validation: Validation, run: RunFolder, ranks: Ranks) -> None:
@@ -202,7 +204,7 @@ def choose_length_penalty(trainer: Trainer, validation: Validation, run: RunFold
     ranks.meet()  # and not read before the first has written
     load_weights(trainer.model, load_tensors(run.model), str(run.model))
     trainer.model.eval()
-    metric = "chrf" if trainer.validation.metric == "chrf" else "bleu"
+    metric = "chrf" if trainer.validation_config.metric == "chrf" else "bleu"
     scores = validation.scores_by_length_penalty(metric)
     search = validation.prepared.decoding
     before = search.length_penalty

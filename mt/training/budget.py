@@ -60,6 +60,11 @@ class Progress:
         return cls(**{**record, "decay": decay, "best": best, "guard": guard, "published": published})
 
 
+def limits_changed(before: tuple[int, float], now: tuple[int, float]) -> bool:
+    """Whether a limit of steps or minutes that there was is now another one, or gone."""
+    return any(b and n != b for b, n in zip(before, now, strict=True))
+
+
 class Clock:
     """Seconds of the whole command: those of earlier sessions, and those since this process started."""
 
@@ -91,8 +96,17 @@ class Budget:
         self.restart_pace()
 
     def restart_pace(self) -> None:
-        """Measure the pace from where training stands now."""
-        self.session_start, self.session_step = self.clock.elapsed(), self.progress.step
+        """Measure the pace anew, once the next update is done, for which an epoch is laid out and layers compiled."""
+        self.paced_from: tuple[float, int] | None = None  # seconds, step
+
+    def updated(self) -> None:
+        """Take note of an update that is done."""
+        if self.paced_from is None:
+            self.paced_from = self.clock.elapsed(), self.progress.step
+
+    def paced_steps(self) -> int:
+        """How many steps the pace is that of."""
+        return self.progress.step - self.paced_from[1] if self.paced_from else 0
 
     def time_limit(self) -> float:
         """Seconds of the command after which updates must end, so that it ends in time."""
@@ -102,7 +116,9 @@ class Budget:
         return budget - min(closing, MOST_CLOSING * budget)
 
     def seconds_a_step(self) -> float:
-        return (self.clock.elapsed() - self.session_start) / (self.progress.step - self.session_step)
+        """The pace; asked once there are steps to tell it by."""
+        assert self.paced_from
+        return (self.clock.elapsed() - self.paced_from[0]) / self.paced_steps()
 
     def decay(self) -> Decay | None:
         """The decay that begins after the step done last, once that is known; None before."""
@@ -112,7 +128,7 @@ class Budget:
         if schedule != "warmup_stable_decay":
             return None
         stable = 1 - self.optimizer.decay_fraction
-        paced = step >= self.session_step + 5  # steps enough to tell how fast this session is
+        paced = self.paced_steps() >= 5  # enough to tell how fast this session is
         due, left = False, []  # by each limit that is known, and the steps to it
         if self.config.max_minutes:
             due = self.clock.elapsed() >= stable * self.time_limit()
@@ -140,7 +156,7 @@ class Budget:
         left = []
         if self.config.max_minutes:
             left.append(max(0.0, self.time_limit() - self.clock.elapsed()))
-        if self.config.max_steps and self.progress.step > self.session_step:
+        if self.config.max_steps and self.paced_steps():
             left.append((self.config.max_steps - self.progress.step) * self.seconds_a_step())
         return min(left, default=None)
 

@@ -5,6 +5,7 @@ shapes change at every token, are made by the layers as they are written: in the
 """
 
 import logging
+import warnings
 from contextlib import AbstractContextManager
 
 import torch
@@ -26,6 +27,7 @@ def compile_layers(model: Transformer) -> None:
         return
     from torch._inductor import config as inductor_config  # takes its time
 
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # whoever asks for fp32 has that without them
     torch._dynamo.config.optimize_ddp = False  # DistributedDataParallel would have graphs cut where its buckets end
     # Sizes that are equal in the first batch, its sentences and a head's width, say, are not taken for one size.
     torch.fx.experimental._config.use_duck_shape = False

@@ -63,7 +63,7 @@ class Trainer:
     checkpoints: Checkpoints
     config: TrainingConfig
     optimizer_config: OptimizerConfig
-    validation: ValidationConfig
+    validation_config: ValidationConfig
     budget: Budget
     interrupted: Callable[[], bool] = lambda: False  # asked after each update: whether to stop here
 
@@ -87,6 +87,7 @@ class Trainer:
         elif self.has_to_be_judged():  # and was not, because training was stopped just then
             self.judge()
             self.save()
+        self.stop_if_asked()
         reason = ""
         while not reason:
             try:
@@ -125,6 +126,7 @@ class Trainer:
             progress.step += 1
             progress.epoch, progress.position = update.epoch, update.position
             interrupted = self.interrupted()
+            self.budget.updated()
             if progress.step % config.log_every_steps == 0:
                 self.log_interval()
                 if progress.guard.skipped_in_a_row >= PATIENCE:
@@ -224,7 +226,7 @@ class Trainer:
         self.meter.since += took  # the rate of training is not that of translating
         progress = self.progress
         progress.validation_seconds = took
-        score = self.validation.score(scores)
+        score = self.validation_config.score(scores)
         gained = not progress.best or score > progress.best[0][0]
         progress.validations_without_gain = 0 if gained else progress.validations_without_gain + 1
         ranked = sorted([*progress.best, (score, progress.step)], reverse=True)  # of equals the latest first
@@ -288,7 +290,7 @@ class Trainer:
 
     def reason_to_stop(self) -> str:
         """Why training is over; "" while it is not."""
-        patience = self.validation.patience
+        patience = self.validation_config.patience
         if patience and self.progress.validations_without_gain >= patience:
             return f"{NO_GAIN} in {patience} validations"
         return self.budget.used_up()

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mt.errors import ModelError
-from mt.training.budget import Progress
+from mt.training.budget import Progress, limits_changed
 from mt.training.checkpoint import Checkpoints, Learned, sound_steps
 
 PATIENCE = 20  # updates skipped in a row after which training goes back
@@ -26,7 +26,7 @@ def roll_back(progress: Progress, checkpoints: Checkpoints, learned: Learned) ->
         raise diverged(progress)
     kept = {step for step in steps if step <= chosen}
     earlier = Progress.of(checkpoints.load(chosen, learned))
-    if (earlier.max_steps, earlier.max_minutes) != (progress.max_steps, progress.max_minutes):
+    if limits_changed((earlier.max_steps, earlier.max_minutes), (progress.max_steps, progress.max_minutes)):
         earlier.decay = None  # planned towards another limit, as a cosine is from its first step
     earlier = replace(
         earlier,

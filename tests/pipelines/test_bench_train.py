@@ -58,6 +58,18 @@ def test_a_preset_replaces_the_shape_of_the_run(mt, run):
     assert (record["model"]["width"], record["model"]["encoder_layers"]) == (128, 4)
 
 
+def test_the_machine_is_measured_whatever_the_run_had_of_another(mt, run):
+    config = json.loads((run / "config.json").read_text())
+    config["provenance"]["settings"]["training"] |= {"device": "cuda", "threads": 1000}
+    (run / "config.json").write_text(json.dumps(config))
+    recipe = (run / "run.toml").read_text()
+    assert 'device = "cpu"' in recipe
+    (run / "run.toml").write_text(recipe.replace('device = "cpu"', 'device = "cuda"'))
+    outcome = mt("bench", "train", run, "--updates", 1, "--repetitions", 1, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["threads"] < 1000
+
+
 def test_people_get_a_few_lines(mt, run):
     outcome = mt("bench", "train", run, *SHORT[:-2])
     names = [line.split()[0] for line in outcome.out.splitlines()]

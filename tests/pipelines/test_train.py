@@ -20,15 +20,14 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from filelock import FileLock, Timeout
 
 from mt.corpus.encoded import EncodedCorpus
 from mt.corpus.parallel import CorpusFiles
 from mt.corpus.tokenizer import Tokenizer, TokenizerConfig
 from mt.corpus.variation import Variation
 from mt.device import Compute
-from mt.errors import ConfigError, ExitCode, Interrupted
-from mt.files import claimed
+from mt.errors import ConfigError, DataError, ExitCode, Interrupted
+from mt.files import claim, claimed, read_json, write_json
 from mt.pipelines import checksums, prepare, texts, validation
 from mt.pipelines import train as pipeline
 from mt.pipelines.prepare import read_prepared
@@ -87,7 +86,7 @@ def stop_after(monkeypatch):
     def arrange(updates: int) -> None:
         @contextmanager
         def asked():
-            calls = count(1)
+            calls = count()  # the first comes before any update
             yield lambda: next(calls) == updates
 
         monkeypatch.setattr(pipeline, "stop_on_signals", asked)
@@ -500,6 +499,9 @@ def test_a_cache_may_be_a_folder_of_the_run_and_not_the_run_itself(train, mt, tm
     outcome = train(tmp_path / "new", "--cache", tmp_path / "new", steps=1)
     assert outcome.code == ExitCode.USAGE
     assert outcome.err.startswith(f"error: the cache would be the run folder itself, {tmp_path}/new\nhint:  ")
+    before = contents(run)
+    assert mt("train", "--output", run, "--cache", run, "--max-steps", 3).code == ExitCode.USAGE
+    assert contents(run) == before
     assert not (tmp_path / "new").exists()
 
 
@@ -534,8 +536,8 @@ def test_no_other_run_is_at_a_folder_that_text_is_encoded_into(train, monkeypatc
 
     def watched(texts, text, folder, *arguments, **settings):
         folders.append(folder)
-        with pytest.raises(Timeout):
-            FileLock(folder.with_name(f".{folder.name}.lock")).acquire(blocking=False)
+        with pytest.raises(DataError):
+            claim(folder.with_name(f".{folder.name}.lock"))
         encode_text(texts, text, folder, *arguments, **settings)
 
     monkeypatch.setattr(prepare, "encode_text", watched)
@@ -570,6 +572,36 @@ def test_a_deleted_cache_is_made_again(train, mt, trained, stop_after, monkeypat
     assert mt("train", "--output", tmp_path / "run").code == 0
     assert contents(prepared) == before
     assert_same_training(tmp_path / "run", trained)
+
+
+def test_a_model_whose_checkpoints_were_deleted_is_not_replaced_by_one_of_no_training(mt, run):
+    shutil.rmtree(run / "checkpoints")
+    before = contents_but_checksums(run)
+    outcome = mt("train", "--output", run, "--max-steps", 50)
+    assert outcome.code == ExitCode.MODEL
+    assert f"error: {run} has a model and no checkpoints to go on from\nhint:  to train on" in outcome.err
+    assert contents_but_checksums(run) == before
+
+
+@pytest.mark.parametrize("damage", ["facts.json", "valid.source", "valid.target", "train"])
+def test_encoded_text_that_is_damaged_is_told_and_not_trained_on(mt, run, damage):
+    folder = prepared_folder(run)
+    if (path := folder / damage).is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2].rpartition(b"\n")[0] + b"\n")
+    outcome = mt("train", "--output", run, "--max-steps", 1000)
+    assert outcome.code == ExitCode.DATA
+    assert re.search(f"error: the encoded text in {folder}/.* is damaged", outcome.err)
+    assert f"hint:  delete {folder}: it is made again from the text" in outcome.err
+
+
+def test_encoded_text_of_a_later_mt_may_have_more_facts(train, mt, tmp_path):
+    assert train(tmp_path / "run", steps=1).code == 0
+    facts = prepared_folder(tmp_path / "run") / "facts.json"
+    write_json(facts, {**read_json(facts), "of a later mt": 1})
+    outcome = mt("train", "--output", tmp_path / "run", "--max-steps", 2)
+    assert outcome.code == 0, outcome.err
 
 
 # The same model again
@@ -652,7 +684,8 @@ def test_little_text_is_learned_with_noise_once_it_has_been_read_some_times(trai
     assert [Checkpoints(run).state(step)["epoch"] for step in (begun - begun % 10, begun - begun % 10 + 10)] == [1, 2]
 
 
-def test_learning_both_directions_needs_one_tokenizer_and_else_nothing_changes(train, run):
+def test_learning_both_directions_needs_one_tokenizer_and_else_nothing_changes(train, run, monkeypatch):
+    monkeypatch.setattr(texts, "Checksums", lambda *arguments: 1 / 0)  # told before text is read
     before = contents(run)
     flags = ["--set", "training.bidirectional_epochs=1", "--set", "tokenizer.joint=false", "--overwrite"]
     outcome = train(run, *flags, steps=2)
@@ -1115,7 +1148,7 @@ def test_a_model_that_can_have_learned_little_is_warned_of(caplog, steps, warnin
 
 @pytest.mark.parametrize("call", [41, 42])
 def test_a_signal_is_heeded_while_the_best_weights_are_chosen_too(train, mt, trained, stop_after, tmp_path, call):
-    """It is asked for after each of the 40 updates, before weights are averaged, and before penalties are tried."""
+    """It is asked for before the 40 updates and after each, before weights are averaged and penalties are tried."""
     stop_after(call)
     outcome = train(tmp_path / "run")
     assert outcome.code == ExitCode.INTERRUPTED
@@ -1525,6 +1558,7 @@ def test_a_recipe_that_was_changed_by_hand_into_none_is_an_error(mt, run, before
 def test_a_recipe_without_languages_or_sections_goes_on_with_what_is_chosen(mt, run):
     recipe = tomllib.loads((run / "run.toml").read_text())
     del recipe["data"]["source_language"], recipe["data"]["target_language"], recipe["validation"]
+    del recipe["training"]["validate_every_steps"]
     (run / "run.toml").write_text(tomli_w.dumps(recipe))
     outcome = mt("train", "--output", run, "--max-steps", 41)
     assert outcome.code == 0, outcome.err
@@ -1776,6 +1810,21 @@ def test_a_run_goes_on_without_the_file_that_its_tokenizer_came_from(train, mt, 
     (tmp_path / "given.model").unlink()
     outcome = mt("train", "--output", tmp_path / "run", "--max-steps", 3)
     assert outcome.code == 0, outcome.err
+    outcome = train(tmp_path / "other", "--from", tmp_path / "run", steps=2)
+    assert outcome.code == 0, outcome.err
+
+
+def test_pieces_are_drawn_whatever_the_seed(train, tmp_path):
+    outcome = train(tmp_path / "run", "--seed", 2**33, "--set", "training.sampling_alpha=0.3", steps=2)
+    assert outcome.code == 0, outcome.err
+
+
+def test_where_no_pair_is_left_what_dropped_them_is_said(train, tmp_path):
+    (tmp_path / "train.en").write_text("one\n\n")
+    (tmp_path / "train.de").write_text("\nzwei\n")
+    outcome = train(tmp_path / "run", "--train", tmp_path / "train.en", tmp_path / "train.de", steps=1)
+    assert outcome.code == ExitCode.DATA
+    assert "error: no usable pairs are left to train on\nhint:  what was dropped: empty: 2\n" in outcome.err
 
 
 def test_a_tokenizer_without_other_pieces_is_refused_before_the_run_begins(train, tmp_path):

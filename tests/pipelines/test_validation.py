@@ -40,7 +40,7 @@ def choose(tmp_path):
             checkpoints.save(step, learned, {})
             best.append((validation.score(validate()), step))
         trainer = SimpleNamespace(
-            model=model, learned=learned, checkpoints=checkpoints, validation=validation, validate=validate,
+            model=model, learned=learned, checkpoints=checkpoints, validation_config=validation, validate=validate,
             log=records.append, save=lambda: None,
             progress=SimpleNamespace(best=sorted(best, reverse=True), published=published),
         )  # fmt: skip
@@ -79,7 +79,7 @@ def test_weights_that_may_be_kept_are_judged_without_dropout():
     model, modes = nn.Linear(1, 1, bias=False).train(), []
     trainer = SimpleNamespace(
         model=model,
-        validation=ValidationConfig(patience=0),
+        validation_config=ValidationConfig(patience=0),
         validate=lambda: modes.append(model.training) or {"bleu": 1.0},
     )
     assert judged(trainer, "some", {"weight": torch.ones(1, 1)}, {"event": "averaged"}).score == 1.0
@@ -161,7 +161,9 @@ def test_a_length_penalty_under_which_translations_score_best_or_nearly_is_writt
         scores_by_length_penalty=lambda metric: {at: both[metric == "chrf"] for at, both in scores.items()},
     )
     model, records = load_model(run).model.train(), []
-    trainer = SimpleNamespace(model=model, validation=ValidationConfig(patience=0, metric=metric), log=records.append)
+    trainer = SimpleNamespace(
+        model=model, validation_config=ValidationConfig(patience=0, metric=metric), log=records.append
+    )
     choose_length_penalty(trainer, validation, RunFolder(run), ALONE)
     assert load_model(run).decoding.length_penalty == chosen
     assert not model.training
@@ -175,7 +177,9 @@ def test_for_little_gain_the_length_penalty_stays(run):
         prepared=SimpleNamespace(decoding=SearchConfig()),
         scores_by_length_penalty=lambda metric: {0.8: 30.0, 1.0: 31.0, 1.8: 31.15},
     )
-    trainer = SimpleNamespace(model=load_model(run).model, validation=ValidationConfig(patience=0), log=lambda _: None)
+    trainer = SimpleNamespace(
+        model=load_model(run).model, validation_config=ValidationConfig(patience=0), log=lambda _: None
+    )
     choose_length_penalty(trainer, validation, RunFolder(run), ALONE)
     assert load_model(run).decoding.length_penalty == 1.0
 

@@ -97,7 +97,7 @@ def make_trainer(
         checkpoints=Checkpoints(folder),
         config=config,
         optimizer_config=optimizer_config,
-        validation=validation or ValidationConfig(patience=0),
+        validation_config=validation or ValidationConfig(patience=0),
         budget=Budget(config, optimizer_config, progress or Progress(), Clock(time.monotonic()), 2.5),
         **given,
     )
@@ -137,13 +137,13 @@ def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):
     assert moved.norm().item() == pytest.approx(0.1, rel=1e-3)
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 7, 12])
+@pytest.mark.parametrize("stop_at", [0, 1, 5, 7, 12])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, stop_at):
     schedule = {"schedule": "warmup_stable_decay", "warmup_steps": 3, "max_steps": 14, "scores": (1.0, 3.0, 2.0)}
     whole = make_trainer(tmp_path / "whole", **schedule)
     whole.run()
 
-    calls = iter(range(1, 100))
+    calls = iter(range(100))
     first = make_trainer(tmp_path / "parts", interrupted=lambda: next(calls) == stop_at, **schedule)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; everything up to here is saved"):
         first.run()
@@ -381,7 +381,7 @@ def test_a_run_with_skipped_updates_ends_as_if_uninterrupted(tmp_path, stop_at):
     whole = make_trainer(tmp_path / "whole", **given)
     spoil(whole, spoilt)
     whole.run()
-    calls = iter(range(1, 100))
+    calls = iter(range(100))
     first = make_trainer(tmp_path / "parts", interrupted=lambda: next(calls) == stop_at, **given)
     spoil(first, spoilt)
     with pytest.raises(Interrupted):
@@ -449,6 +449,14 @@ def test_a_decay_towards_a_limit_of_before_is_not_gone_back_to(tmp_path, limit_n
     roll_back(trainer.progress, trainer.checkpoints, trainer.learned)
     assert trainer.progress.rollbacks == [10]
     assert trainer.progress.decay == decay
+
+
+def test_a_limit_that_is_added_does_not_end_a_decay_that_is_gone_back_to(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=10, schedule="cosine", progress=Progress(max_steps=10))
+    trainer.run()
+    trainer.progress.max_minutes = 5.0
+    roll_back(trainer.progress, trainer.checkpoints, trainer.learned)
+    assert trainer.progress.decay == Decay(0, 10)
 
 
 @pytest.mark.parametrize("crash", ["before later checkpoints are deleted", "right after"])
@@ -541,9 +549,9 @@ def test_updates_that_fail_first_are_tried_again_from_the_start(tmp_path):
 def test_the_pace_is_that_since_training_went_back(tmp_path):
     trainer, starts = make_trainer(tmp_path, **FAILING), []
     spoil_until(trainer, 1)
-    trainer.log = lambda record: starts.append(trainer.budget.session_step) if "from_step" in record else None
+    trainer.log = lambda record: starts.append(trainer.budget.paced_from) if "from_step" in record else None
     trainer.run()
-    assert starts == [20]
+    assert starts == [None]  # and so that of the next updates
 
 
 def test_the_pace_is_that_since_two_passes_began(tmp_path):
@@ -551,9 +559,10 @@ def test_the_pace_is_that_since_two_passes_began(tmp_path):
     given = {"consistency": "r-drop", "consistency_from": 0.3, "progress": Progress(validation_seconds=2.0)}
     trainer = make_trainer(tmp_path, max_minutes=1.0, schedule="warmup_stable_decay", **given)
     trainer.updater.consistency = Consistency(method="r-drop", alpha=5.0, cutoff=0.0)
-    for step, seconds in ((16, 16.0), (20, 24.0)):
+    for step, seconds in ((15, 15.0), (16, 16.0), (17, 18.0), (20, 24.0)):
         trainer.progress.step = step
         trainer.budget.clock = SimpleNamespace(elapsed=lambda seconds=seconds: seconds)
+        trainer.budget.updated()
         trainer.plan_consistency()
     assert trainer.updater.consistent
     assert trainer.budget.seconds_a_step() == 2.0
@@ -571,10 +580,11 @@ def test_the_pace_is_that_since_two_passes_began(tmp_path):
     ],
 )
 def test_the_time_that_is_left_is_that_to_the_nearer_limit(tmp_path, max_steps, max_minutes, elapsed, left):
-    """After ten updates; of a minute 53 seconds are for updates."""
+    """After eleven updates, of which the first says nothing of the pace; of a minute 53 seconds are for updates."""
     trainer, now = make_trainer(tmp_path, max_steps=max_steps, max_minutes=max_minutes), [0.0]
     progress, clock = Progress(validation_seconds=2.0), SimpleNamespace(elapsed=lambda: now[0])
     limits = Budget(trainer.config, trainer.optimizer_config, progress, clock, 2.5)
+    limits.updated()
     progress.step, now[0] = 10, elapsed
     assert limits.seconds_left() == left
 
@@ -778,9 +788,9 @@ def test_minutes_end_training_with_a_validation_even_when_none_are_left(tmp_path
 @pytest.mark.parametrize(
     ("every", "decay", "validations"),
     [
-        # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; 0.95 of the 15 left fit 10 of 38 / 28.
+        # 0.7 * 53 = 37.1 seconds are over after 28 updates and 5 validations; 0.95 of the 15 left fit 10 of 37 / 27.
         (5, Decay(28, 10), 8),
-        # 0.7 of the first guess, 60 - 6, after 38 updates.  A validation is made then; 0.95 of 13 fit 11 of 40 / 38.
+        # 0.7 of the first guess, 60 - 6, after 38 updates.  A validation is made then; 0.95 of 13 fit 11 of 39 / 37.
         (1000, Decay(38, 11), 2),
     ],
 )
@@ -800,7 +810,7 @@ def test_with_minutes_the_decay_begins_in_time_and_ends_the_run(tmp_path, monkey
 
     for module in (budget, loop):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
-    trainer.budget.clock, trainer.budget.session_start = Clock(started=0.0), 0.0
+    trainer.budget.clock = Clock(started=0.0)
     monkeypatch.setattr(Updater, "__call__", taking(1, Updater.__call__))
     trainer.validate = taking(2, trainer.validate)
     events = events_of(trainer)
@@ -832,19 +842,26 @@ def test_the_rate_falls_to_0_at_the_limit_that_is_nearer(tmp_path, max_steps, ma
     now = [0.0]
     clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(validation_seconds=2.0)
     limits_now = Budget(trainer.config, trainer.optimizer_config, progress, clock, 2.5)
+    limits_now.updated()
     now[0] = progress.step = step
     assert limits_now.decay() == decay
 
 
 def test_where_time_is_nearly_over_the_rate_falls_by_the_pace_of_this_session(tmp_path):
-    """By its steps it would fall at once and for 12 more; in the 7 seconds that are left 6 more can be made."""
+    """By its steps it would fall at once and for 12 more; in the 7 seconds that are left 6 more can be made.
+
+    The first update takes half a minute, in which layers are compiled.
+    """
     limits = {"max_steps": 40, "max_minutes": 1.0}
     trainer = make_trainer(tmp_path, schedule="warmup_stable_decay", decay_fraction=0.3, **limits)
-    now = [41.0]
-    clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(step=28, validation_seconds=2.0)
+    now = [11.0]
+    clock, progress = SimpleNamespace(elapsed=lambda: now[0]), Progress(step=27, validation_seconds=2.0)
     resumed = Budget(trainer.config, trainer.optimizer_config, progress, clock, 2.5)
+    progress.step, now[0] = 28, 41.0
+    resumed.updated()
     assert resumed.decay() is None
     progress.step, now[0] = 33, 46.0
+    resumed.updated()
     assert resumed.decay() == Decay(33, 6)
 
 
