@@ -129,12 +129,14 @@ class CapturedSearches:
         extent = (len(source), *lengths)
         if extent not in self.kept:
             if len(self.kept) == MOST_KEPT:
-                self.kept.clear()  # all at once: graphs of a stream share memory that goes with the first of them
+                # All at once: the first to go takes the cuBLAS workspace of the stream along (pytorch/pytorch#193402).
+                self.kept.clear()
             rules = rules_for(self.config, limits, self.eos, self.forbidden, source.device)
-            self.kept[extent] = FixedSearch(self.models, encoded, rules, self.bos, *lengths)
+            search = FixedSearch(self.models, encoded, rules, self.bos, *lengths)
             if source.is_cuda:
                 self.stream = self.stream or torch.cuda.Stream()
-                self.kept[extent].capture(self.stream)
+                search.capture(self.stream)
+            self.kept[extent] = search
         return self.kept[extent].search(encoded, limits)
 
 

@@ -1,4 +1,4 @@
-"""Beam search over any model with `encode`, `hidden`, `project` and `projection_to`.
+"""Beam search over any model with `encode`, `hidden`, `project`, `projection_to` and `config.target_vocabulary`.
 
 Knows token ids and log-probabilities; nothing of text, tokenizers, or which model is behind these.  Scores are
 log-probabilities in nats: larger is better.  A hypothesis is ranked by log-probability / length**length_penalty, its

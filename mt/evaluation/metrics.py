@@ -208,7 +208,7 @@ def choose_tokenizer(target_language: str, requested: str | None) -> str:
 def language_tokenizer(language: str) -> str:
     """sacreBLEU's tokenizer for a language code (`ja`, `zh-TW`, `kor_Hang`), or `char` when its package is missing.
 
-    Cached because training asks at every validation, and one warning is enough.
+    Cached, as one warning is enough for those who ask more than once.
     """
     tokenizer = LANGUAGE_TOKENIZERS.get(re.split("[-_]", language.lower())[0], DEFAULT_TOKENIZER)
     packages, extra = TOKENIZER_PACKAGES.get(tokenizer, ((), ""))

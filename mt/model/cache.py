@@ -13,7 +13,6 @@ attention is given, with padding where they are few, D head size.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -47,9 +46,11 @@ class Past:
         """P: the keys that are used, and where these are few some that a bias hides."""
         return max(self.used, SHORTEST_ROW[self.keys.device.type])
 
-    def select(self, some_rows: Callable[..., Tensor]) -> None:
-        """Keep of each room what `some_rows`, which is `rows_of` told which, keeps of it."""
-        self.keys, self.values = (some_rows(room, shown=self.shown) for room in (self.keys, self.values))
+    def select(self, sentences: int, destinations: Tensor, origins: Tensor) -> None:
+        """Keep so many sentences, as `rows_of` does."""
+        self.keys, self.values = (
+            rows_of(room, sentences, destinations, origins, self.shown) for room in (self.keys, self.values)
+        )
 
 
 class FixedPast(Past):
@@ -72,13 +73,13 @@ def by_sentence(x: Tensor, sentences: int) -> Tensor:
     return x.squeeze(2).unflatten(0, (sentences, -1)).transpose(1, 2)
 
 
-def rows_of(room: Tensor, *, sentences: int, moved: Tensor, origins: Tensor, shown: int | None = None) -> Tensor:
-    """The first rows of room (B, H, P, D), of so many sentences, after those at `origins` took the places `moved`.
+def rows_of(room: Tensor, sentences: int, destinations: Tensor, origins: Tensor, shown: int | None = None) -> Tensor:
+    """The first rows of room (B, H, P, D), of so many sentences, after those at `origins` moved to `destinations`.
 
     Only these are copied, within the room, as far as keys are shown.
     """
     seen = room[:, :, :shown]
-    seen.index_copy_(0, moved, seen.index_select(0, origins))
+    seen.index_copy_(0, destinations, seen.index_select(0, origins))
     return room[:sentences]
 
 
@@ -124,7 +125,7 @@ class DecoderState:
     def next_token(self, rows: int) -> Tensor | None:
         """Go on to the next token of so many rows; returns the bias (B or 1, 1, K, P), its own key included.
 
-        None where there is one beam only, whose past all keys are, and nothing fills up.
+        None where nothing has to be hidden: a single beam attends to all keys, and they are not padded.
         """
         keys = self.memory[0][0]
         B = len(keys)
@@ -151,14 +152,18 @@ class DecoderState:
 
         Numbers that are on the CPU spare a GPU a sync.
         """
-        moved = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()
+        destinations = (sentences != torch.arange(len(sentences), device=sentences.device)).nonzero().flatten()
         device = self.memory[0][0].device
-        origins = sentences[moved]
-        sentences, moved, origins = (each.to(device, non_blocking=True) for each in (sentences, moved, origins))
-        some_rows = partial(rows_of, sentences=len(sentences), moved=moved, origins=origins)
-        self.memory = [(some_rows(keys), some_rows(values)) for keys, values in self.memory]
+        sentences, destinations, origins = (
+            each.to(device, non_blocking=True) for each in (sentences, destinations, sentences[destinations])
+        )
+
+        def kept(room: Tensor) -> Tensor:
+            return rows_of(room, len(sentences), destinations, origins)
+
+        self.memory = [(kept(keys), kept(values)) for keys, values in self.memory]
         for past in self.past:
-            past.select(some_rows)
+            past.select(len(sentences), destinations, origins)
         if self.memory_bias is not None:
             self.memory_bias = aligned(self.memory_bias.index_select(0, sentences))
         if self.past_bias is not None:

@@ -29,6 +29,8 @@ def rotations(positions: int, head_size: int) -> Tensor:
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate queries or keys (N, T, H, D) by (T, 2, D): numbers i and i + D/2 are a point, rotated by angle i.
 
+    Of a single token, T = 1, all other axes may be in any order.
+
     The product of a query and a key then depends on how far apart they stand (Su et al. 2021, RoFormer, section 3.2).
     A complex `rotation` (T, D/2) rotates points whose two numbers are neighbours instead: see `as_neighbours`.
     """

@@ -103,10 +103,9 @@ class Transformer(nn.Module):
         x = self.embed(self.target_embedding, ids, place, packing)  # (N, T, E)
         rotation = self.rotation(place)
         past_bias = state.next_token(len(ids)) if state.past else None
-        whole = [None] * len(self.decoder)
+        whole, memory_bias = [None] * len(self.decoder), state.memory_bias
         for layer, memory, past in zip(self.decoder, state.memory, state.past or whole, strict=True):
-            bias = state.memory_bias
-            x = layer(x, memory, bias, past=past, past_bias=past_bias, packing=packing, rotation=rotation)
+            x = layer(x, memory, memory_bias, past=past, past_bias=past_bias, packing=packing, rotation=rotation)
         return self.decoder_norm(x)
 
     @property

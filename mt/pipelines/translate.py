@@ -127,6 +127,8 @@ def translate(
         if shard:
             raise ConfigError(f"--shard {shard} would apply to every process", "torchrun gives each a part of its own")
         shard, output = launched, launched.own_file(output)
+    resumable = bool(files and output and can_be_replaced(output) and all(path.is_file() for path in files))
+    before = [state_of(path) for path in files] if resumable else []  # and before lines are counted
     part = lines_of(shard, files, WINDOW) if shard else EVERY_LINE
     with ExitStack() as stack:
         for path in files:
@@ -134,8 +136,7 @@ def translate(
                 open_binary(path).close()  # what cannot be read is told before the work
         translator = stack.enter_context(load_translator(request))
         inputs = opened(files) if files else arriving()
-        if files and output and can_be_replaced(output) and all(path.is_file() for path in files):
-            before = [state_of(path) for path in files]
+        if output and resumable:
             work = work_record(request, translator, files, form, shard)
             take_over_batches(work, earlier_work(output), translator, asked_for=request.batch_tokens is not None)
             file = stack.enter_context(resumable_file(output, work, to_be_joined=bool(to_be_joined and shard)))
@@ -164,6 +165,8 @@ def check(request: SearchRequest, files: list[Path], output: Path | None, form: 
 
 def lines_in(files: list[Path], part: range) -> int | None:
     """How many lines of the files are in this part; None where they cannot be counted."""
+    if part.stop < EVERY_LINE.stop:  # they have been
+        return len(part)
     if any(map(can_be_read_only_once, files)):
         return None
     try:

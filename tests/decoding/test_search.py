@@ -563,7 +563,7 @@ def assert_nearly_equal(found, expected):
 @pytest.mark.parametrize("precision", ["", "fp32", "int8"])
 def test_among_the_whole_vocabulary_the_same_is_found(device, precision, beam):
     if precision and device.type == "cuda":
-        pytest.skip("products are made ready for the CPU only")
+        pytest.skip("packed and 8-bit products are the CPU's")
     model, sentences = random_model(3, device), random_sentences(11, 3)
     prepare_to_translate(model, precision)
     limits = [2 * len(ids) + 5 for ids in sentences]

@@ -112,11 +112,14 @@ def test_products_in_float32_are_left_to_cuda(model):
     assert [type(module) for module in ready.modules()] == [type(module) for module in model.modules()]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
-def test_a_projection_to_some_of_the_vocabulary_computes_these_logits(model, precision):
-    source, target, candidates = torch.randint(4, 90, (3, 9)), torch.randint(4, 90, (3, 1)), torch.tensor([2, 5, 77])
-    prepare_to_translate(model, precision)
-    with Compute(torch.device("cpu"), precision).autocast():
+@pytest.mark.parametrize(
+    ("device", "precision"), [("cpu", "fp32"), ("cpu", "int8"), ("cpu", "bf16"), ("cuda", "bf16")], indirect=["device"]
+)
+def test_a_projection_to_some_of_the_vocabulary_computes_these_logits(model, device, precision):
+    source, target = torch.randint(4, 90, (3, 9), device=device), torch.randint(4, 90, (3, 1), device=device)
+    candidates = torch.tensor([2, 5, 77], device=device)
+    prepare_to_translate(model.to(device), precision)
+    with Compute(device, precision).autocast():
         state = model.encode(source)
         whole = model.decode(target, state.with_past(1, 7))
         state.projection = model.projection_to(candidates)

@@ -398,6 +398,28 @@ def test_a_text_that_changes_while_it_is_translated_is_refused(mt, trained, monk
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("shard", [[], ["--shard", "1/2"]])
+def test_a_text_that_grows_while_the_model_is_loaded_is_whole_or_refused(mt, trained, monkeypatch, tmp_path, shard):
+    """Lines that were not there when a part was measured would be in no part."""
+    text, load_translator = tmp_path / "text", pipeline.load_translator
+    text.write_bytes(LINES)
+
+    def meanwhile(request):
+        with open(text, "ab") as stream:
+            stream.write(b"one more\n")
+        return load_translator(request)
+
+    monkeypatch.setattr(pipeline, "load_translator", meanwhile)
+    flags = ["--beam", 1, "--threads", 1, "--output", tmp_path / "out", *shard]
+    outcome = mt("translate", "--model", trained, text, *flags)
+    assert outcome.code == ExitCode.DATA
+    assert f"error: {text} has changed while it was translated" in outcome.err
+
+
+def test_lines_of_a_part_are_not_counted_again(tmp_path):
+    assert pipeline.lines_in([tmp_path / "gone"], range(7, 12)) == 5
+
+
 def test_lines_that_can_no_longer_be_counted_are_no_error(tmp_path):
     assert pipeline.lines_in([tmp_path / "gone"], pipeline.EVERY_LINE) is None
 
